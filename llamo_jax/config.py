@@ -1,0 +1,172 @@
+"""What a model is: frozen dataclasses, validated when made, to and from JSON. Each component takes its own config only."""
+
+import dataclasses
+import types
+import typing
+from typing import Any, Self
+
+from llamo_jax.errors import InputError
+
+
+class Config:
+    """Base of all configs: JSON both ways, strict about names and types."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """The inverse of `to_json`.
+
+        Raises:
+          InputError: a field is unknown, missing or of the wrong type, or the values do not fit together.
+        """
+        if not isinstance(values, dict):
+            raise InputError(f"{cls.__name__}: found {type(values).__name__}, expected an object of fields")
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        hints = typing.get_type_hints(cls)
+        if unknown := sorted(set(values) - set(fields)):
+            raise InputError(f"{cls.__name__}: unknown fields {unknown}; expected among {sorted(fields)}")
+        required = {
+            name for name, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        }
+        if missing := sorted(required - set(values)):
+            raise InputError(f"{cls.__name__}: missing fields {missing}")
+        return cls(**{name: _from_json(hints[name], value, f"{cls.__name__}.{name}") for name, value in values.items()})
+
+
+def _from_json(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = (option for option in hint.__args__ if option is not type(None))
+    if isinstance(hint, type) and issubclass(hint, Config):
+        return hint.from_json(value)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{where}: found {value!r}, expected a list")
+        return tuple(_from_json(hint.__args__[0], item, where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise InputError(f"{where}: found {value!r}, expected {hint.__name__}")
+    return value
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises InputError with `message` unless `condition` holds."""
+    if not condition:
+        raise InputError(message)
+
+
+def _require_positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(value > 0, f"{type(config).__name__}.{name} is {value}; expected more than 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling(Config):
+    """How rotary frequencies are stretched beyond the trained context.
+
+    kind "linear" divides every frequency by `factor`; "llama3" divides the low ones, keeps the high ones and blends between
+    (Llama 3.1 and 3.2), by the wavelengths `original_positions / low_freq_factor` and `original_positions / high_freq_factor`.
+    """
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_positions: int = 8192
+
+    def __post_init__(self) -> None:
+        require(self.kind in ("linear", "llama3"), f'RopeScaling.kind is "{self.kind}"; expected "linear" or "llama3"')
+        _require_positive(self, "factor", "low_freq_factor", "high_freq_factor", "original_positions")
+
+
+@dataclasses.dataclass(frozen=True)
+class LLMConfig(Config):
+    """A Llama decoder: the frozen text tower."""
+
+    vocab_size: int
+    width: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ffn_width: int
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = False
+    max_positions: int = 2048
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self, "vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_width", "max_positions"
+        )
+        require(
+            self.num_heads % self.num_kv_heads == 0,
+            f"LLMConfig: {self.num_heads} heads cannot share {self.num_kv_heads} key-value heads evenly",
+        )
+        require(self.head_dim % 2 == 0, f"LLMConfig.head_dim is {self.head_dim}; rotary embeddings need an even number")
+
+    @property
+    def eom_id(self) -> int:
+        """Token id of [EOM], the end of a motion: one past the LLM's own vocabulary, so that no text token changes."""
+        return self.vocab_size
+
+
+@dataclasses.dataclass(frozen=True)
+class MotionTowerConfig(Config):
+    """The trained tower. Depth and attention heads are the text tower's, since both meet in one attention."""
+
+    width: int
+    ffn_width: int
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "width", "ffn_width")
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowHeadConfig(Config):
+    """The flow-matching head: an adaLN residual MLP."""
+
+    width: int = 1024
+    num_blocks: int = 3
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "width", "num_blocks")
+        require(self.width % 2 == 0, f"FlowHeadConfig.width is {self.width}; the time embedding needs an even number")
+
+
+@dataclasses.dataclass(frozen=True)
+class MotionVAEConfig(Config):
+    """The causal motion VAE: 30 frames/s of 272 features <-> 7.5 latents/s."""
+
+    width: int = 1024
+    latent_channels: int = 32
+    dilations: tuple[int, ...] = (9, 3, 1)
+    sigma_max: float = 0.01
+    """Posterior standard deviations are drawn from U(0, sigma_max) during training (paper, section VAE)."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "width", "latent_channels")
+        require(
+            len(self.dilations) > 0 and min(self.dilations) > 0, f"MotionVAEConfig.dilations is {self.dilations}; expected positive"
+        )
+        require(self.sigma_max >= 0, f"MotionVAEConfig.sigma_max is {self.sigma_max}; expected 0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamoConfig(Config):
+    """The whole model: two towers, the heads and the width of the latents they speak."""
+
+    text: LLMConfig
+    motion: MotionTowerConfig
+    flow: FlowHeadConfig = FlowHeadConfig()
+    latent_channels: int = 32
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "latent_channels")

@@ -1,0 +1,9 @@
+"""The one exception type for what a user got wrong."""
+
+
+class InputError(ValueError):
+    """A file, argument or configuration that cannot be used.
+
+    The message is one line that says what was wrong, where, what was found, what was expected and what to do. The command line prints
+    it without a traceback and exits with code 2; any other exception is a bug.
+    """

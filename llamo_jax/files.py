@@ -1,0 +1,79 @@
+"""Files that appear whole or not at all, and readers that refuse to unpickle."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from llamo_jax.errors import InputError
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike, *, directory: bool = False) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; renames it onto `path` when the block succeeds, deletes it when the block raises.
+
+    The temporary name keeps the suffix of `path`, because encoders choose their format by it. With `directory=True` the temporary
+    path is an existing empty folder, and a folder already at `path` is replaced as a whole.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
+    temporary = scratch / path.name
+    try:
+        if directory:
+            temporary.mkdir()
+        yield temporary
+        if directory and path.exists():
+            os.rename(path, scratch / "replaced")
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_json(path: str | os.PathLike, value: object) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> object:
+    """Reads a JSON file.
+
+    Raises:
+      InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a JSON file") from error
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise InputError(f"{path}: not valid JSON ({error})") from error
+
+
+def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads every array of an .npz file, or the one of an .npy file under the name "array". Never unpickles.
+
+    Raises:
+      InputError: the file is missing, damaged, or holds pickled objects.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"array": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); expected a NumPy .npz or .npy file") from error
+    except ValueError as error:
+        if "pickle" in str(error).lower():
+            raise InputError(
+                f"{path}: holds pickled Python objects, which are never loaded (they can run code); save plain arrays instead"
+            ) from error
+        raise InputError(f"{path}: not a readable NumPy file ({error})") from error
+    except Exception as error:  # zipfile and zlib raise their own types for damaged archives
+        raise InputError(f"{path}: damaged NumPy file ({error})") from error

@@ -1,0 +1,145 @@
+"""`llamo_jax.load(path)`: a whole model for a person to hold."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from llamo_jax.convert.bundle import Bundle, read_bundle, write_bundle
+from llamo_jax.errors import InputError
+from llamo_jax.inference.generate import SamplingConfig, generate_latents
+from llamo_jax.inference.text import caption_tokens, complete_tokens
+from llamo_jax.models import llamo
+from llamo_jax.models.flow import Solver
+from llamo_jax.models.motion_vae import FRAMES_PER_LATENT
+from llamo_jax.motion import FPS, MotionClip
+from llamo_jax.prompts import caption_prompt, motion_prompt, unconditional_prompt
+from llamo_jax.tokenizer import Tokenizer
+
+LATENTS_PER_SECOND = FPS / FRAMES_PER_LATENT
+
+
+class Llamo:
+    """A loaded bundle: text-to-motion, motion-to-text, and the LLM as it was."""
+
+    def __init__(self, bundle: Bundle):
+        self.bundle = bundle
+        self.config = bundle.config
+        self.codec = bundle.codec
+        self.tokenizer = Tokenizer(bundle.llm_folder)
+        self._params = llamo.decoding_params({"text": bundle.text, **bundle.motion})
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> Self:
+        """Reads a bundle; raises InputError where it is not one."""
+        return cls(read_bundle(path))
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes the bundle to a folder, whole or not at all."""
+        write_bundle(path, self.bundle)
+
+    def generate(
+        self,
+        text: str | Sequence[str],
+        *,
+        seed: int = 0,
+        guidance: float = 2.0,
+        steps: int = 10,
+        solver: Solver = "euler",
+        seconds: float | None = None,
+        max_seconds: float = 20.0,
+        source: Literal["positions", "rotations"] = "positions",
+    ) -> MotionClip | list[MotionClip]:
+        """Motion for a sentence, or for each of several.
+
+        Args:
+          text: what to do.
+          seed: the same seed, text and settings give the same motion. Sentence i of a list draws from its own stream, i.
+          guidance: classifier-free guidance scale; 1 is off.
+          steps: solver steps a latent.
+          solver: "euler", "midpoint" or "heun".
+          seconds: exact length; None lets the exit head end the motion.
+          max_seconds: where to end a motion that the exit head does not.
+          source: which features the joints come from.
+
+        Returns:
+          A clip, or a list of clips for a list of texts, at 30 frames/s with the text as caption.
+
+        Raises:
+          InputError: an empty text, a setting out of range, or a bundle that was never trained on motion.
+        """
+        self._require_trained()
+        texts = [text] if isinstance(text, str) else list(text)
+        duration = max_seconds if seconds is None else seconds
+        if not duration * LATENTS_PER_SECOND >= 1:
+            raise InputError(f"duration is {duration} s; expected at least {1 / LATENTS_PER_SECOND:.2f} s, one latent")
+        prompts = [motion_prompt(self.tokenizer, text) for text in texts]
+        keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(jnp.arange(len(texts)))
+        latents = generate_latents(
+            self._params,
+            self.config,
+            prompts,
+            unconditional_prompt(self.tokenizer),
+            keys,
+            SamplingConfig(float(guidance), steps, solver),
+            round(duration * LATENTS_PER_SECOND),
+            until_exit=seconds is None,
+        )
+        clips = [
+            MotionClip.from_features(features, source=source, captions=(text,))
+            for features, text in zip(self.codec.decode(latents), texts, strict=True)
+        ]
+        return clips[0] if isinstance(text, str) else clips
+
+    def caption(self, clip: MotionClip | Sequence[MotionClip], *, max_tokens: int = 96) -> str | list[str]:
+        """A sentence for a motion, or for each of several; greedy.
+
+        Raises:
+          InputError: a clip of less than 4 frames, or a bundle that was never trained on motion.
+        """
+        self._require_trained()
+        clips = [clip] if isinstance(clip, MotionClip) else list(clip)
+        before, after = caption_prompt(self.tokenizer, self.config.text.eom_id)
+        motions = self.codec.encode([clip.features() for clip in clips])
+        tokens = caption_tokens(
+            self._params, self.config, before, motions, after, eos_id=self.tokenizer.eos_id, max_tokens=max_tokens
+        )
+        captions = [self.tokenizer.decode(ids).strip() for ids in tokens]
+        return captions[0] if isinstance(clip, MotionClip) else captions
+
+    def complete(self, text: str, *, max_tokens: int = 64) -> str:
+        """The LLM's own greedy continuation of a text. Reads nothing of the motion side."""
+        prompt = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+        new = complete_tokens(self._params, self.config, prompt, eos_id=self.tokenizer.eos_id, max_tokens=max_tokens)
+        return self.tokenizer.decode([*prompt[1:], *new])[len(self.tokenizer.decode(prompt[1:])) :]
+
+    def text_logits(self, token_ids: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+        """Float32 logits of the LLM on token ids; the same bits before and after any motion training."""
+        return _text_logits(self.bundle.text, self.config.text, jnp.asarray(token_ids))
+
+    def encode(self, clip: MotionClip) -> Float[np.ndarray, "n Z"]:
+        """Normalised latents of a clip, 7.5 a second."""
+        return self.codec.encode([clip.features()])[0]
+
+    def decode(self, latents: Float[np.ndarray, "n Z"]) -> Float[np.ndarray, "4*n 272"]:
+        """Un-normalised features of normalised latents."""
+        return self.codec.decode([np.asarray(latents)])[0]
+
+    def with_info(self, **info: Any) -> Self:
+        """The same model with more facts in the bundle's `info`."""
+        return type(self)(dataclasses.replace(self.bundle, info=self.bundle.info | info))
+
+    def _require_trained(self) -> None:
+        if not self.bundle.info.get("trained"):
+            raise InputError(
+                f"{self.bundle.llm_folder.parent}: this bundle was made from an LLM alone and knows no motion yet; "
+                "train it with `python -m experiments.pretrain`"
+            )
+
+
+_text_logits = jax.jit(llamo.text_logits, static_argnums=1)

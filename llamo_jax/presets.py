@@ -1,0 +1,43 @@
+"""Named architectures. Published values: the `config.json` of each model on the Hugging Face Hub."""
+
+import difflib
+
+from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig, RopeScaling
+from llamo_jax.errors import InputError
+
+LLMS: dict[str, LLMConfig] = {
+    "tiny": LLMConfig(512, 96, 4, 6, 3, 16, 256, tie_embeddings=True, max_positions=512),
+    "stories260k": LLMConfig(512, 64, 5, 8, 4, 8, 172, tie_embeddings=True, max_positions=512),
+    "smollm2-135m": LLMConfig(49152, 576, 30, 9, 3, 64, 1536, 1e5, tie_embeddings=True, max_positions=8192),
+    "llama-3.2-1b": LLMConfig(
+        128256, 2048, 16, 32, 8, 64, 8192, 5e5, RopeScaling("llama3", 32.0), tie_embeddings=True, max_positions=131072
+    ),
+    "llama-3.2-3b": LLMConfig(
+        128256, 3072, 28, 24, 8, 128, 8192, 5e5, RopeScaling("llama3", 32.0), tie_embeddings=True, max_positions=131072
+    ),
+    "llama-3.1-8b": LLMConfig(128256, 4096, 32, 32, 8, 128, 14336, 5e5, RopeScaling("llama3", 8.0), max_positions=131072),
+}
+
+
+def llamo_config(llm: LLMConfig, latent_channels: int = 32) -> LlamoConfig:
+    """The motion side that fits an LLM.
+
+    From a width of 512 on, the motion tower has the text tower's own shape, so that it can start as its copy (paper). Narrower LLMs
+    are too small to hold motion: they get a tower of 192 / 512 and a head of 256, which a CPU trains in minutes.
+    """
+    if llm.width < 512:
+        return LlamoConfig(llm, MotionTowerConfig(192, 512), FlowHeadConfig(256, 3), latent_channels)
+    return LlamoConfig(llm, MotionTowerConfig(llm.width, llm.ffn_width), FlowHeadConfig(1024, 3), latent_channels)
+
+
+def preset(name: str) -> LlamoConfig:
+    """The model built on the LLM of that name.
+
+    Raises:
+      InputError: there is no such preset; the closest name is suggested.
+    """
+    if name not in LLMS:
+        close = difflib.get_close_matches(name, LLMS, 1)
+        hint = f'; did you mean "{close[0]}"?' if close else ""
+        raise InputError(f'preset "{name}" does not exist; expected one of {", ".join(LLMS)}{hint}')
+    return llamo_config(LLMS[name])

@@ -1,0 +1,72 @@
+"""The mesh, the logical axis rules, and every array's sharding.
+
+Meshes have the axes (data, fsdp, tensor). Parameters name their axes logically where they are declared; `RULES` alone says which mesh axis each
+of those is split over. Batches are split over data and fsdp.
+"""
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from llamo_jax.errors import InputError
+from llamo_jax.models.layers import Axes
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+RULES: dict[str, str | None] = {
+    "layers": None,  # scanned
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "ffn": "tensor",
+    "head": "tensor",  # hidden units of the flow head
+    "embed": "fsdp",
+    "conv_out": "fsdp",
+    "conv_in": "tensor",
+    "latent": None,
+}
+
+
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """A mesh of data x fsdp x tensor devices, with automatic propagation of shardings.
+
+    Raises:
+      InputError: the product is not the number of devices.
+    """
+    sizes = (data, fsdp, tensor)
+    if data * fsdp * tensor != jax.device_count():
+        raise InputError(
+            f"mesh {data},{fsdp},{tensor} has {data * fsdp * tensor} devices; this machine has {jax.device_count()}: "
+            "the product of data, fsdp and tensor must be that number"
+        )
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def spec(axes: Axes, shape: tuple[int, ...], mesh: Mesh, path: str = "") -> PartitionSpec:
+    """The partition of an array with these logical axes.
+
+    Raises:
+      InputError: a split does not divide its axis.
+    """
+    entries = tuple(RULES[axis] if axis else None for axis in axes)
+    for entry, axis, size in zip(entries, axes, shape, strict=True):
+        if entry and size % mesh.shape[entry]:
+            raise InputError(
+                f'{path or "array"}: axis "{axis}" of size {size} cannot be split over mesh axis "{entry}" of size {mesh.shape[entry]}; '
+                f"choose a {entry} size that divides {size}"
+            )
+    return PartitionSpec(*entries)
+
+
+def param_shardings(axes: dict[str, Axes], shapes: dict[str, tuple[int, ...]], mesh: Mesh) -> dict[str, NamedSharding]:
+    """Path -> sharding of every parameter of a flat tree."""
+    return {path: NamedSharding(mesh, spec(axes[path], shapes[path], mesh, path)) for path in shapes}
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same value on every device."""
+    return NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,128 @@
+"""The training loop: one for the VAE, for every stage, for the demo and for the full recipes."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from llamo_jax import sharding
+from llamo_jax.config import Config, require
+from llamo_jax.training.checkpoint import DataIterator, checkpoints
+from llamo_jax.training.metrics import MetricsLog, progress_bar
+from llamo_jax.training.optim import FlatParams, OptimConfig
+from llamo_jax.training.step import Loss, TrainState, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(Config):
+    """How long a stage trains and how."""
+
+    name: str
+    steps: int
+    optim: OptimConfig = OptimConfig()
+    trainable: tuple[str, ...] = ("",)
+    """Path prefixes of the parameters that train; "" is all of them."""
+    time_limit: float | None = None
+    """Seconds after which the stage ends, annealed; None for no limit."""
+    seed: int = 0
+    log_every: int = 25
+    checkpoint_every: int = 1000
+
+    def __post_init__(self) -> None:
+        require(self.steps > 0, f"RunConfig.steps is {self.steps}; expected more than 0")
+        require(
+            self.time_limit is None or self.time_limit > 0, f"RunConfig.time_limit is {self.time_limit}; expected more than 0 s"
+        )
+
+    def trains(self, path: str) -> bool:
+        """Whether the parameter at a path trains."""
+        return any(path.startswith(prefix) for prefix in self.trainable)
+
+
+def train(
+    config: RunConfig,
+    loss: Loss,
+    params: FlatParams,
+    frozen: FlatParams,
+    data: DataIterator,
+    *,
+    mesh: Mesh,
+    shardings: dict[str, NamedSharding],
+    log: MetricsLog,
+    folder: Path,
+    settings: dict[str, Any],
+    on_metrics: Callable[[int, dict[str, float]], None] | None = None,
+) -> FlatParams:
+    """Trains one stage and returns its parameters.
+
+    Init and resume: a checkpoint of this stage in `folder` is continued, bitwise as if never interrupted (where there is no time
+    limit); else training starts from `params`.
+
+    Args:
+      config: of the stage.
+      loss: of the whole tree.
+      params: flat tree of all that may train in any stage.
+      frozen: flat tree that never trains.
+      data: batches.
+      mesh: to run on.
+      shardings: of every path.
+      log: for the figures.
+      folder: of the stage's checkpoints.
+      settings: everything that makes this run what it is, as JSON; a checkpoint with others is refused.
+      on_metrics: called with every logged record.
+
+    Raises:
+      InputError: `folder` holds a checkpoint of another run.
+      FloatingPointError: the loss is no longer finite.
+    """
+    place = {path: jax.device_put(leaf, shardings[path]) for path, leaf in params.items()}
+    frozen = {path: jax.device_put(leaf, shardings[path]) for path, leaf in frozen.items()}
+    # Copies: the state is donated, and the caller keeps its parameters.
+    state = TrainState.create(jax.tree.map(jnp.copy, place), config.optim, config.trains)
+    step = make_step(loss, config.optim, config.trains, mesh, shardings, config.seed)
+    rows = sharding.batch_sharding(mesh)
+    with checkpoints(folder) as saved:
+        seconds = 0.0
+        if saved.latest_step is not None:
+            state, seconds = saved.restore(state, data, settings)
+        first = count = int(state.step)
+        started = time.monotonic() - seconds
+        logged = (count, time.monotonic())
+        bar = progress_bar(config.name, config.steps, count)
+        while (progress := _progress(config, count, seconds)) < 1:
+            batch = jax.device_put(next(data), rows)
+            state, metrics = step(state, frozen, batch, jnp.float32(progress))
+            count += 1
+            bar.update()
+            if count % config.log_every == 0 or count == first + 1:
+                figures = {name: float(value) for name, value in metrics.items()}
+                _require_finite(figures, config.name, count)
+                figures["steps_per_second"] = (count - logged[0]) / (time.monotonic() - logged[1])
+                logged = (count, time.monotonic())
+                log.write(config.name, count, figures)
+                bar.set_postfix({k: f"{v:.3g}" for k, v in figures.items() if k != "learning_rate"}, refresh=False)
+                if on_metrics:
+                    on_metrics(count, figures)
+            seconds = time.monotonic() - started
+            if count % config.checkpoint_every == 0:
+                saved.save(state, data, settings, seconds)
+        bar.close()
+        saved.save(state, data, settings, seconds)
+    return state.params
+
+
+def _progress(config: RunConfig, step: int, seconds: float) -> float:
+    by_time = seconds / config.time_limit if config.time_limit else 0.0
+    return max(step / config.steps, by_time)
+
+
+def _require_finite(figures: dict[str, float], stage: str, step: int) -> None:
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{stage}, step {step}: {name} is {value}; lower the learning rate or the clipping norm")

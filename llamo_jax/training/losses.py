@@ -1,0 +1,141 @@
+"""Training losses, each a pure function of (parameters, batch, key) that returns the loss and the figures to log."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from llamo_jax.config import Config, LlamoConfig, MotionVAEConfig
+from llamo_jax.models import flow, llamo, motion_vae
+from llamo_jax.motion.representation import HEADING_DELTA, POSITIONS, ROOT_VELOCITY
+
+Metrics = dict[str, Array]
+
+ROOT = slice(ROOT_VELOCITY.start, HEADING_DELTA.stop)
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamoLossConfig(Config):
+    """L = flow + exit_weight * exit + text_weight * text (LLaMo, section 3; lambda_2 and lambda_1)."""
+
+    exit_weight: float = 0.1
+    exit_positive_weight: float = 1.0
+    """Weight of the one slot that ends a motion against the many that do not."""
+    text_weight: float = 1.0
+    timesteps_per_latent: int = 4
+    history_noise: float = 0.3
+    """Standard deviation of the noise on input latents of text-to-motion, in standard deviations of a latent channel."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VAELossConfig(Config):
+    """L = recon + root_weight * root + kl_weight * KL + acceleration_weight * second differences of positions."""
+
+    kl_weight: float = 0.3
+    root_weight: float = 7.0
+    acceleration_weight: float = 1.0
+
+
+def llamo_loss(
+    params: dict[str, Any],
+    config: LlamoConfig,
+    loss: LlamoLossConfig,
+    batches: dict[str, dict[str, Array]],
+    key: Array,
+    *,
+    remat: bool = False,
+) -> tuple[Array, Metrics]:
+    """The joint loss over one batch of each task: "t2m" (flow and exit), "m2t" (captions) and "text" (plain language modelling).
+
+    Every term is a mean over the tokens that it concerns, in the whole batch.
+    """
+    total, metrics = jnp.float32(0.0), {}
+    if "t2m" in batches:
+        terms = _text_to_motion_loss(params, config, loss, batches["t2m"], key, remat)
+        total += terms["flow"] + loss.exit_weight * terms["exit"]
+        metrics |= terms
+    for task in ("m2t", "text"):
+        if task in batches:
+            terms = _next_token_loss(params, config, batches[task], remat)
+            total += loss.text_weight * terms["loss"]
+            metrics |= {f"{task}_{name}": value for name, value in terms.items()}
+    return total, {"loss": total} | metrics
+
+
+def _text_to_motion_loss(params: dict, config: LlamoConfig, loss: LlamoLossConfig, batch: dict, key: Array, remat: bool) -> Metrics:
+    history_key, time_key, noise_key = jax.random.split(key, 3)
+    latents = batch["motion_latents"]
+    inputs = latents + loss.history_noise * jax.random.normal(history_key, latents.shape)
+    # Text comes first, so nothing that trains lies behind it.
+    _, h = llamo.hidden(params, config, batch, latents=inputs, stop_text_gradient=True, remat=remat)
+    t = jax.nn.sigmoid(jax.random.normal(time_key, (loss.timesteps_per_latent, *latents.shape[:2])))
+    noise = jax.random.normal(noise_key, (loss.timesteps_per_latent, *latents.shape))
+    x_t = (1 - t)[..., None] * noise + t[..., None] * latents
+    predicted = flow.velocity(params["flow"], x_t, flow.modulations(params["flow"], h, t))
+    error = jnp.square(predicted - (latents - noise)).mean((0, 3))
+    ends = optax.sigmoid_binary_cross_entropy(llamo.exit_head(params, h), batch["exit_targets"])
+    ends = ends * (1 + (loss.exit_positive_weight - 1) * batch["exit_targets"])
+    return {"flow": _mean(error, batch["flow_mask"]), "exit": _mean(ends, batch["exit_mask"])}
+
+
+def _next_token_loss(params: dict, config: LlamoConfig, batch: dict, remat: bool) -> Metrics:
+    h, _ = llamo.hidden(params, config, batch, remat=remat)
+    logits = llamo.lm_head(params["text"], h)
+    mask = batch["text_loss_mask"]
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["text_targets"])
+    return {"loss": _mean(nll, mask), "accuracy": _mean(logits.argmax(-1) == batch["text_targets"], mask)}
+
+
+def vae_loss(
+    params: dict[str, Any], config: MotionVAEConfig, loss: VAELossConfig, batch: dict[str, Array], key: Array
+) -> tuple[Array, Metrics]:
+    """Reconstruction of normalised windows through latents with a drawn deviation.
+
+    Reconstruction and root terms are Gaussian likelihoods with the best shared deviation (sigma-VAE), per feature; the root's is
+    weighted as in MotionStreamer. The KL of a posterior with a fixed deviation is |mu|^2 / 2 and a constant. The second differences of
+    joint positions keep the jerk of reconstructions near that of the recordings.
+    """
+    features, mask = batch["features"], batch["mask"]
+    scale_key, noise_key = jax.random.split(key)
+    mu, _ = motion_vae.encode(params, config, features)
+    sigma = config.sigma_max * jax.random.uniform(scale_key, (mu.shape[0], 1, 1))
+    output, _ = motion_vae.decode(params, config, mu + sigma * jax.random.normal(noise_key, mu.shape))
+    error = output - features
+    recon_mse = _mean(jnp.square(error).mean(-1), mask)
+    root_mse = _mean(jnp.square(error[..., ROOT]).mean(-1), mask)
+    latent_mask = mask[:, :: motion_vae.FRAMES_PER_LATENT]
+    acceleration = jnp.abs(jnp.diff(error[..., POSITIONS], n=2, axis=1)).mean(-1)
+    smoothness = _mean(acceleration, mask[:, 2:])
+    # The likelihoods are sums over features, of which the root has few, and the KL is a mean over the batch: all divided by the number
+    # of features of the batch.
+    root_share = (ROOT.stop - ROOT.start) / features.shape[-1]
+    kl = 0.5 * _mean(jnp.square(mu).sum(-1), latent_mask)
+    kl_share = 1 / (motion_vae.FRAMES_PER_LATENT * features.shape[-1] * features.shape[0])
+    total = (
+        _likelihood(recon_mse)
+        + loss.root_weight * root_share * _likelihood(root_mse)
+        + loss.kl_weight * kl_share * kl
+        + loss.acceleration_weight * smoothness
+    )
+    latent_std = jnp.sqrt(_mean(jnp.square(mu).mean(-1), latent_mask))
+    return total, {
+        "loss": total,
+        "recon": recon_mse,
+        "root": root_mse,
+        "kl": kl,
+        "acceleration": smoothness,
+        "latent_rms": latent_std,
+    }
+
+
+def _likelihood(mse: Array) -> Array:
+    """Negative log likelihood of one value under a Gaussian of the best deviation, softly bounded below at a deviation of e^-6."""
+    log_sigma = 0.5 * jnp.log(mse)
+    return -6 + jax.nn.softplus(log_sigma + 6)
+
+
+def _mean(values: Float[Array, "..."], mask: Float[Array, "..."]) -> Array:
+    return (values * mask).sum() / jnp.maximum(mask.sum(), 1)
