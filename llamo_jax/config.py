@@ -28,9 +28,7 @@ class Config:
         hints = typing.get_type_hints(cls)
         if unknown := sorted(set(values) - set(fields)):
             raise InputError(f"{cls.__name__}: unknown fields {unknown}; expected among {sorted(fields)}")
-        required = {
-            name for name, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        }
+        required = {name for name, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
         if missing := sorted(required - set(values)):
             raise InputError(f"{cls.__name__}: missing fields {missing}")
         return cls(**{name: _from_json(hints[name], value, f"{cls.__name__}.{name}") for name, value in values.items()})
@@ -103,9 +101,7 @@ class LLMConfig(Config):
     max_positions: int = 2048
 
     def __post_init__(self) -> None:
-        _require_positive(
-            self, "vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_width", "max_positions"
-        )
+        _require_positive(self, "vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_width", "max_positions")
         require(
             self.num_heads % self.num_kv_heads == 0,
             f"LLMConfig: {self.num_heads} heads cannot share {self.num_kv_heads} key-value heads evenly",
@@ -153,9 +149,7 @@ class MotionVAEConfig(Config):
 
     def __post_init__(self) -> None:
         _require_positive(self, "width", "latent_channels")
-        require(
-            len(self.dilations) > 0 and min(self.dilations) > 0, f"MotionVAEConfig.dilations is {self.dilations}; expected positive"
-        )
+        require(len(self.dilations) > 0 and min(self.dilations) > 0, f"MotionVAEConfig.dilations is {self.dilations}; expected positive")
         require(self.sigma_max >= 0, f"MotionVAEConfig.sigma_max is {self.sigma_max}; expected 0 or more")
 
 

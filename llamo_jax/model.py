@@ -106,9 +106,7 @@ class Llamo:
         clips = [clip] if isinstance(clip, MotionClip) else list(clip)
         before, after = caption_prompt(self.tokenizer, self.config.text.eom_id)
         motions = self.codec.encode([clip.features() for clip in clips])
-        tokens = caption_tokens(
-            self._params, self.config, before, motions, after, eos_id=self.tokenizer.eos_id, max_tokens=max_tokens
-        )
+        tokens = caption_tokens(self._params, self.config, before, motions, after, eos_id=self.tokenizer.eos_id, max_tokens=max_tokens)
         captions = [self.tokenizer.decode(ids).strip() for ids in tokens]
         return captions[0] if isinstance(clip, MotionClip) else captions
 

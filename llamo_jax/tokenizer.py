@@ -23,9 +23,7 @@ class Tokenizer:
         except Exception as error:  # the tokenizers library raises bare Exception
             raise InputError(f"{folder}: the tokenizer cannot be read ({error})") from error
         if self._tokenizer.bos_token_id is None or self._tokenizer.eos_token_id is None:
-            raise InputError(
-                f"{folder}: the tokenizer has no beginning- or end-of-text token; expected both in tokenizer_config.json"
-            )
+            raise InputError(f"{folder}: the tokenizer has no beginning- or end-of-text token; expected both in tokenizer_config.json")
         self.bos_id: int = self._tokenizer.bos_token_id
         self.eos_id: int = self._tokenizer.eos_token_id
         self._cache: dict[str, list[int]] = {}

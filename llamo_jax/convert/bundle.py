@@ -81,9 +81,7 @@ def read_bundle(path: str | Path) -> Bundle:
     """
     path = Path(path)
     if not path.is_dir():
-        raise InputError(
-            f"{path}: no such bundle; expected a folder with config.json (`llamo convert from-hf LLM -o BUNDLE` makes one)"
-        )
+        raise InputError(f"{path}: no such bundle; expected a folder with config.json (`llamo convert from-hf LLM -o BUNDLE` makes one)")
     values = read_json(path / "config.json")
     if not isinstance(values, dict) or "format_version" not in values:
         raise InputError(f"{path / 'config.json'}: not a bundle's config (no format_version); is this a plain Hugging Face folder?")

@@ -51,13 +51,9 @@ class MotionCodec:
         """Latents before their own normalisation, of normalised features."""
         for index, motion in enumerate(normalised):
             if len(motion) < FRAMES_PER_LATENT:
-                raise InputError(
-                    f"motion {index} has {len(motion)} frames; expected at least {FRAMES_PER_LATENT}, one latent's worth"
-                )
+                raise InputError(f"motion {index} has {len(motion)} frames; expected at least {FRAMES_PER_LATENT}, one latent's worth")
         counts = [len(motion) // FRAMES_PER_LATENT for motion in normalised]
-        padded = _pad(
-            [motion[: n * FRAMES_PER_LATENT] for motion, n in zip(normalised, counts, strict=True)], FRAMES_PER_LATENT * _BUCKET
-        )
+        padded = _pad([motion[: n * FRAMES_PER_LATENT] for motion, n in zip(normalised, counts, strict=True)], FRAMES_PER_LATENT * _BUCKET)
         means = np.asarray(_encode(self.params, self.config, padded))
         return [mu[:n] for mu, n in zip(means, counts, strict=True)]
 

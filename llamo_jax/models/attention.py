@@ -17,9 +17,7 @@ def rope_frequencies(config: LLMConfig) -> np.ndarray:
     if scaling.kind == "linear":
         return frequencies / np.float32(scaling.factor)
     wavelengths = 2 * np.pi / frequencies
-    blend = (scaling.original_positions / wavelengths - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
+    blend = (scaling.original_positions / wavelengths - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     blend = np.clip(blend, 0.0, 1.0)
     return ((1 - blend) * frequencies / scaling.factor + blend * frequencies).astype(np.float32)
 

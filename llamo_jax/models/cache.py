@@ -47,6 +47,4 @@ class KVCache:
         start = (0, self.cursor - k.shape[1], 0, 0)
         new_k = jax.lax.dynamic_update_slice(self.k[layer], k.astype(self.k[layer].dtype), start)
         new_v = jax.lax.dynamic_update_slice(self.v[layer], v.astype(self.v[layer].dtype), start)
-        return dataclasses.replace(
-            self, k=(*self.k[:layer], new_k, *self.k[layer + 1 :]), v=(*self.v[:layer], new_v, *self.v[layer + 1 :])
-        )
+        return dataclasses.replace(self, k=(*self.k[:layer], new_k, *self.k[layer + 1 :]), v=(*self.v[:layer], new_v, *self.v[layer + 1 :]))

@@ -66,9 +66,7 @@ def embed_text(params: Params, config: LlamoConfig, tokens: Int[Array, "B T"]) -
     return jnp.where((tokens == config.text.eom_id)[..., None], eom, embedded)
 
 
-def embed_motion(
-    params: Params, latents: Float[Array, "B T Z"], start: Bool[Array, "B T"], dtype: jnp.dtype
-) -> Float[Array, "B T D"]:
+def embed_motion(params: Params, latents: Float[Array, "B T Z"], start: Bool[Array, "B T"], dtype: jnp.dtype) -> Float[Array, "B T D"]:
     """Inputs of the motion tower: each slot's latent through the adapter, or [BOM] at the start of a motion."""
     adapted = linear(params["motion"]["adapter"], latents.astype(dtype))
     return jnp.where(start[..., None], params["motion"]["bom"].astype(dtype), adapted)

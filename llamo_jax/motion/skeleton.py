@@ -18,8 +18,7 @@ PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18,
 """Parent of each joint; -1 for the root. A parent always comes before its children."""
 
 MIRROR = tuple(
-    JOINT_INDEX[name.replace("left_", "right_") if name.startswith("left_") else name.replace("right_", "left_")]
-    for name in JOINT_NAMES
+    JOINT_INDEX[name.replace("left_", "right_") if name.startswith("left_") else name.replace("right_", "left_")] for name in JOINT_NAMES
 )
 """The joint on the other side of the body; a joint of the middle is its own mirror."""
 

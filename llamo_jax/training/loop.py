@@ -36,9 +36,7 @@ class RunConfig(Config):
 
     def __post_init__(self) -> None:
         require(self.steps > 0, f"RunConfig.steps is {self.steps}; expected more than 0")
-        require(
-            self.time_limit is None or self.time_limit > 0, f"RunConfig.time_limit is {self.time_limit}; expected more than 0 s"
-        )
+        require(self.time_limit is None or self.time_limit > 0, f"RunConfig.time_limit is {self.time_limit}; expected more than 0 s")
 
     def trains(self, path: str) -> bool:
         """Whether the parameter at a path trains."""

@@ -1,0 +1,56 @@
+"""Do captions name what is in the motion?"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from llamo_jax.errors import InputError
+
+
+def caption_accuracy(
+    captions: Sequence[str],
+    labels: Sequence[Mapping[str, str]],
+    classify: Callable[[str], Mapping[str, str]],
+    references: Sequence[Sequence[str]] | None = None,
+) -> dict[str, float]:
+    """How often captions name the labels of their motion.
+
+    Args:
+      captions: one a motion.
+      labels: label name -> class of each motion. A label that a motion lacks is not scored there.
+      classify: which labels a caption names: the inverse of the templates that the captions were made from, by the data set's builder. A label
+        it leaves out is not named, and counts as wrong.
+      references: the true captions of each motion; None leaves out `exact_match`.
+
+    Returns:
+      `<label>` for each label name (share of captions that name the right class), `all_labels` (share that name all of them), and
+      `exact_match` (share that equal a reference but for case, punctuation and spaces).
+
+    Raises:
+      InputError: the sequences have different lengths or are empty.
+    """
+    lengths = {"captions": len(captions), "labels": len(labels)} | ({} if references is None else {"references": len(references)})
+    if len(set(lengths.values())) > 1 or not captions:
+        raise InputError(f"caption_accuracy got {lengths}; expected as many of each, and at least one")
+    named = [classify(caption) for caption in captions]
+    right: dict[str, list[bool]] = {}
+    for found, truth in zip(named, labels, strict=True):
+        for name, value in truth.items():
+            right.setdefault(name, []).append(found.get(name) == value)
+    figures = {name: sum(values) / len(values) for name, values in sorted(right.items())}
+    figures["all_labels"] = _share(
+        all(found.get(name) == value for name, value in truth.items()) for found, truth in zip(named, labels, strict=True)
+    )
+    if references is not None:
+        figures["exact_match"] = _share(
+            _plain(caption) in {_plain(reference) for reference in group} for caption, group in zip(captions, references, strict=True)
+        )
+    return figures
+
+
+def _share(hits) -> float:
+    hits = list(hits)
+    return sum(hits) / len(hits)
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))

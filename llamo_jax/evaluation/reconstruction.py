@@ -1,0 +1,89 @@
+"""How well motions survive an autoencoder: the figures of a motion VAE on held-out clips."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from llamo_jax.errors import InputError
+from llamo_jax.evaluation.physical import contact_speeds, contacts
+from llamo_jax.motion import rotations as rot
+from llamo_jax.motion.representation import FPS, decode_positions, decode_rotations
+from llamo_jax.motion.skeleton import forward_kinematics, recover_offsets
+
+
+def evaluate_reconstruction(
+    originals: Sequence[Float[np.ndarray, "T 272"]], reconstructions: Sequence[Float[np.ndarray, "S 272"]]
+) -> dict[str, float]:
+    """Compares un-normalised features of motions with their reconstructions; all figures weigh every frame the same.
+
+    A VAE that makes 4 frames of one latent returns 4 * (T // 4) frames: the frames that both have are compared.
+
+    Returns:
+      mpjpe_mm: mean distance of joints in mm, each frame moved so that its pelvis is the original's and neither rotated nor scaled; from the
+        position features, whose heading accumulates, so that drift of the heading counts.
+      mpjpe_rotations_mm: the same with the reconstruction's joints from its rotation features, on the original's bones.
+      mpjre_degrees: mean geodesic angle between parent-relative rotations, the root's taken in the world.
+      root_error_mm: mean horizontal distance of the pelvis; it grows with the length of the clips.
+      acceleration_error_mm: mean length of the difference of second differences, pelvis-aligned, in mm a frame squared.
+      jerk, jerk_real: mean jerk of the joints in the world in m/s^3 (`physical.jerk`), and jerk_ratio, the quotient.
+      foot_skating, foot_skating_real: mean horizontal speed in m/s of foot joints while the ORIGINAL's are in contact, and skating_ratio.
+      frames, clips: how many were compared.
+
+    Raises:
+      InputError: the sequences have different lengths or are empty.
+    """
+    if len(originals) != len(reconstructions) or not originals:
+        raise InputError(f"{len(originals)} originals and {len(reconstructions)} reconstructions; expected as many, and at least one")
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for original, reconstruction in zip(originals, reconstructions, strict=True):
+        frames = min(len(original), len(reconstruction))
+        for name, values in _errors(original[:frames], reconstruction[:frames]).items():
+            sums[name] = sums.get(name, 0.0) + float(values.sum())
+            counts[name] = counts.get(name, 0) + values.size
+    mean = {name: sums[name] / counts[name] if counts[name] else float("nan") for name in sums}
+    return {
+        "mpjpe_mm": 1000 * mean["position"],
+        "mpjpe_rotations_mm": 1000 * mean["rotation_position"],
+        "mpjre_degrees": np.degrees(mean["angle"]),
+        "root_error_mm": 1000 * mean["root"],
+        "acceleration_error_mm": 1000 * mean["acceleration"],
+        "jerk": mean["jerk"],
+        "jerk_real": mean["jerk_real"],
+        "jerk_ratio": _ratio(mean["jerk"], mean["jerk_real"]),
+        "foot_skating": mean["skating"],
+        "foot_skating_real": mean["skating_real"],
+        "skating_ratio": _ratio(mean["skating"], mean["skating_real"]),
+        "frames": counts["root"],
+        "clips": len(originals),
+    }
+
+
+def _errors(original: np.ndarray, reconstruction: np.ndarray) -> dict[str, np.ndarray]:
+    """Every single error of one clip, by name: metres, radians, frames and seconds."""
+    real, made = decode_positions(original), decode_positions(reconstruction)
+    real_rotations, _ = decode_rotations(original)
+    made_rotations, made_root = decode_rotations(reconstruction)
+    posed = forward_kinematics(made_rotations, made_root, recover_offsets(real, real_rotations))
+    aligned_real, aligned = real - real[:, :1], made - made[:, :1]
+    contact = contacts(real)
+    return {
+        "position": _length(aligned - aligned_real),
+        "rotation_position": _length(posed - posed[:, :1] - aligned_real),
+        "angle": rot.geodesic(made_rotations, real_rotations),
+        "root": _length((made - real)[:, 0, [0, 2]]),
+        "acceleration": _length(np.diff(aligned - aligned_real, n=2, axis=0)),
+        "jerk": _length(np.diff(made, n=3, axis=0)) * FPS**3,
+        "jerk_real": _length(np.diff(real, n=3, axis=0)) * FPS**3,
+        "skating": contact_speeds(made, FPS, contact),
+        "skating_real": contact_speeds(real, FPS, contact),
+    }
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(vectors, axis=-1)
+
+
+def _ratio(value: float, reference: float) -> float:
+    return value / reference if reference > 0 else float("nan")

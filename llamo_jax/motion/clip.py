@@ -1,0 +1,207 @@
+"""`MotionClip`: one human motion, as a person holds it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from jaxtyping import Float
+
+from llamo_jax.errors import InputError
+from llamo_jax.files import atomic_path, read_arrays
+from llamo_jax.motion import representation
+from llamo_jax.motion import rotations as rot
+from llamo_jax.motion.bvh import read_bvh, write_bvh
+from llamo_jax.motion.representation import FEATURES, FPS
+from llamo_jax.motion.retarget import to_smpl22
+from llamo_jax.motion.skeleton import DEFAULT_OFFSETS, MIRROR, NUM_JOINTS, forward_kinematics, recover_offsets
+
+PICTURES = (".mp4", ".gif", ".png")
+SUFFIXES = (".bvh", ".npz", ".npy", *PICTURES)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MotionClip:
+    """A motion of the 22 SMPL joints.
+
+    Attributes:
+      joints: [T, 22, 3] world positions in metres, Y up, right-handed.
+      rotations: [T, 22, 3, 3] parent-relative; the root's is in the world. At rest (identity) the body stands in a T-pose facing +Z.
+      fps: frames a second.
+      captions: sentences that describe it.
+      name: what it is called in its data set.
+      labels: facts on it, as {"content": "walk"}.
+
+    Raises:
+      InputError: shapes do not agree, there is no frame, or a number is not finite.
+    """
+
+    joints: Float[np.ndarray, "T 22 3"]
+    rotations: Float[np.ndarray, "T 22 3 3"]
+    fps: float = float(FPS)
+    captions: tuple[str, ...] = ()
+    name: str = ""
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        frames = len(self.joints)
+        what = f'motion "{self.name}"' if self.name else "motion"
+        for array, field, shape in (
+            (self.joints, "joints", (frames, NUM_JOINTS, 3)),
+            (self.rotations, "rotations", (frames, NUM_JOINTS, 3, 3)),
+        ):
+            if array.shape != shape or frames == 0:
+                raise InputError(
+                    f"{what}: {field} have shape {array.shape}; expected [T, {', '.join(map(str, shape[1:]))}] with T at least 1"
+                )
+            if not np.isfinite(array).all():
+                frame = int(np.flatnonzero(~np.isfinite(array.reshape(frames, -1)).all(1))[0])
+                raise InputError(f"{what}: {field} have NaN or infinity in frame {frame}; expected finite numbers")
+        if not (np.isfinite(self.fps) and self.fps > 0):
+            raise InputError(f"{what}: fps is {self.fps}; expected more than 0")
+
+    @classmethod
+    def from_rotations(
+        cls,
+        rotations: Float[np.ndarray, "T 22 3 3"],
+        root_positions: Float[np.ndarray, "T 3"],
+        offsets: Float[np.ndarray, "22 3"] = DEFAULT_OFFSETS,
+        **metadata,
+    ) -> Self:
+        """The motion of a body with these bone offsets (metres); `metadata` are the other fields."""
+        return cls(forward_kinematics(rotations, root_positions, offsets), rotations, **metadata)
+
+    @classmethod
+    def from_features(
+        cls, features: Float[np.ndarray, "T 272"], source: Literal["positions", "rotations"] = "positions", **metadata
+    ) -> Self:
+        """The motion that 272 features describe, at 30 frames/s.
+
+        Args:
+          features: un-normalised.
+          source: "positions" takes the joints from the position features; "rotations" poses the body (its offsets recovered from both)
+            by the rotation features.
+          metadata: the other fields.
+
+        Raises:
+          InputError: the features have another shape, or `source` is neither.
+        """
+        if features.ndim != 2 or features.shape[1] != FEATURES:
+            raise InputError(f"features have shape {features.shape}; expected [T, {FEATURES}]")
+        if source not in ("positions", "rotations"):
+            raise InputError(f'source is "{source}"; expected "positions" or "rotations"')
+        if not np.isfinite(features).all():
+            frame = int(np.flatnonzero(~np.isfinite(features).all(1))[0])
+            raise InputError(f"features have NaN or infinity in frame {frame}; expected finite numbers")
+        joints = representation.decode_positions(features)
+        rotations, root = representation.decode_rotations(features)
+        if source == "rotations":
+            joints = forward_kinematics(rotations, root, recover_offsets(joints, rotations))
+        return cls(joints, rotations, **metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads a file by its suffix: .bvh (any skeleton whose joints can be named), .npz (of `save`), .npy ([T, 272] features).
+
+        Raises:
+          InputError: the file is missing, damaged or of another kind.
+        """
+        path = Path(path)
+        if path.suffix == ".bvh":
+            return _from_bvh(cls, path)
+        if path.suffix == ".npz":
+            return _from_npz(cls, path)
+        if path.suffix == ".npy":
+            features = read_arrays(path)["array"]
+            try:
+                return cls.from_features(features, name=path.stem)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
+        raise InputError(f'{path}: suffix "{path.suffix}" is no motion format; expected one of .bvh .npz .npy')
+
+    def save(self, path: str | Path) -> None:
+        """Writes a file by its suffix: .bvh, .npz, .npy (features), .mp4, .gif, .png (film strip). All or nothing.
+
+        Raises:
+          InputError: the suffix is none of these.
+        """
+        path = Path(path)
+        if path.suffix in PICTURES:
+            self.render(path)
+        elif path.suffix == ".bvh":
+            write_bvh(path, self.rotations, self.joints[:, 0], self.offsets, self.fps)
+        elif path.suffix == ".npz":
+            with atomic_path(path) as temporary:
+                np.savez_compressed(
+                    temporary, joints=self.joints, rotations=self.rotations, fps=self.fps, captions=np.array(self.captions, str),
+                    name=self.name, labels=json.dumps(self.labels),
+                )  # fmt: skip
+        elif path.suffix == ".npy":
+            with atomic_path(path) as temporary:
+                np.save(temporary, self.features())
+        else:
+            raise InputError(f'{path}: suffix "{path.suffix}" is no motion format; expected one of {" ".join(SUFFIXES)}')
+
+    def render(self, path: str | Path, title: str | None = None) -> None:
+        """Draws the motion as a video (.mp4, .gif) or a film strip (.png); the title is the first caption unless given."""
+        from llamo_jax.motion.render import render  # Pillow and ffmpeg, only where something is drawn
+
+        render([self], path, [title if title is not None else next(iter(self.captions), "")])
+
+    def features(self) -> Float[np.ndarray, "T 272"]:
+        """The 272 features at 30 frames/s, canonical, float32."""
+        clip = self.resampled(FPS)
+        return representation.encode(clip.joints, clip.rotations).astype(np.float32)
+
+    def resampled(self, fps: float) -> Self:
+        """The same motion at another rate: positions interpolated linearly and rotations spherically at the exact new times."""
+        if fps == self.fps or len(self) == 1:
+            return dataclasses.replace(self, fps=float(fps))
+        # The last new frame is the last that lies within the old ones; 1e-6 keeps one that rounding would lose.
+        count = int(np.floor((len(self) - 1) * fps / self.fps + 1e-6)) + 1
+        times = np.arange(count) * self.fps / fps
+        low = np.minimum(times.astype(int), len(self) - 2)
+        fraction = (times - low)[:, None, None]
+        joints = self.joints[low] * (1 - fraction) + self.joints[low + 1] * fraction
+        return dataclasses.replace(self, joints=joints, rotations=rot.resample(self.rotations, times), fps=float(fps))
+
+    def mirrored(self) -> Self:
+        """The motion in a mirror: left and right exchanged. Captions and labels are left as they are."""
+        flip = np.diag([-1.0, 1.0, 1.0])
+        return dataclasses.replace(self, joints=self.joints[:, MIRROR] * [-1, 1, 1], rotations=flip @ self.rotations[:, MIRROR] @ flip)
+
+    @property
+    def offsets(self) -> Float[np.ndarray, "22 3"]:
+        """Bone offsets in the rest pose (metres), recovered from joints and rotations."""
+        return recover_offsets(self.joints, self.rotations)
+
+    @property
+    def seconds(self) -> float:
+        """Duration."""
+        return len(self) / self.fps
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    def __getitem__(self, frames: slice) -> Self:
+        """A cut of the motion, in the same world."""
+        return dataclasses.replace(self, joints=self.joints[frames], rotations=self.rotations[frames])
+
+
+def _from_bvh(cls: type[MotionClip], path: Path) -> MotionClip:
+    motion = to_smpl22(read_bvh(path), path)
+    return cls.from_rotations(motion.rotations, motion.root_positions, motion.offsets, fps=motion.fps, name=path.stem)
+
+
+def _from_npz(cls: type[MotionClip], path: Path) -> MotionClip:
+    arrays = read_arrays(path)
+    if missing := sorted({"joints", "rotations", "fps"} - set(arrays)):
+        raise InputError(f"{path}: has no {', '.join(missing)}; found {', '.join(arrays)}; expected an .npz that MotionClip.save wrote")
+    try:
+        labels = json.loads(str(arrays["labels"])) if "labels" in arrays else {}
+        captions = tuple(map(str, arrays["captions"])) if "captions" in arrays else ()
+        name = str(arrays.get("name", path.stem))
+        return cls(arrays["joints"], arrays["rotations"], float(arrays["fps"]), captions, name, labels)
+    except (TypeError, ValueError) as error:  # InputError included: it names the array, and here the file
+        raise InputError(f"{path}: {error}") from error
