@@ -62,8 +62,7 @@ def write_bundle(path: str | Path, bundle: Bundle) -> None:
     with atomic_path(path, directory=True) as folder:
         _copy_llm(bundle.llm_folder, folder / "llm")
         save_file(_to_numpy(flatten(bundle.motion)), folder / "motion.safetensors")
-        statistics = {name: np.asarray(getattr(bundle.codec, name), np.float32) for name in _STATISTICS}
-        save_file(_to_numpy(flatten(bundle.codec.params)) | statistics, folder / "motion_vae.safetensors")
+        _save_codec_tensors(folder, bundle.codec)
         values = {
             "format_version": FORMAT_VERSION,
             "model": bundle.config.to_json(),
@@ -95,12 +94,41 @@ def read_bundle(path: str | Path) -> Bundle:
     if llm_config != config.text:
         raise InputError(f"{path}: llm/config.json describes another LLM than config.json; the bundle was put together from two")
     motion = _read_tensors(path / "motion.safetensors", _shapes(abstract(lambda rngs: llamo.Motion(rngs, config))))
-    channels = config.latent_channels
-    shapes = dict(zip(_STATISTICS, [(NUM_FEATURES,), (NUM_FEATURES,), (channels,), (channels,)], strict=True))
-    vae = _read_tensors(path / "motion_vae.safetensors", _shapes(abstract(lambda rngs: MotionVAE(rngs, vae_config))) | shapes)
-    statistics = {name: vae.pop(name) for name in _STATISTICS}
-    codec = MotionCodec(vae_config, _to_jax(vae), **statistics)
-    return Bundle(config, text, _to_jax(motion), codec, path / "llm", values.get("info", {}))
+    if vae_config.latent_channels != config.latent_channels:
+        raise InputError(f"{path}: the VAE has {vae_config.latent_channels} latent channels, the model {config.latent_channels}; expected the same")
+    return Bundle(config, text, _to_jax(motion), _read_codec_tensors(path, vae_config), path / "llm", values.get("info", {}))
+
+
+def write_codec(path: str | Path, codec: MotionCodec) -> None:
+    """Writes a VAE alone, with its statistics, as a folder of config.json and motion_vae.safetensors."""
+    with atomic_path(path, directory=True) as folder:
+        _save_codec_tensors(folder, codec)
+        write_json(folder / "config.json", {"format_version": FORMAT_VERSION, "motion_vae": codec.config.to_json()})
+
+
+def read_codec(path: str | Path) -> MotionCodec:
+    """Reads the VAE of a bundle or of a folder that `write_codec` made.
+
+    Raises:
+      InputError: as `read_bundle`.
+    """
+    values = read_json(Path(path) / "config.json")
+    if not isinstance(values, dict) or "motion_vae" not in values:
+        raise InputError(f"{path}: config.json describes no motion VAE; expected a bundle, or the vae folder of a training run")
+    return _read_codec_tensors(Path(path), MotionVAEConfig.from_json(values["motion_vae"]))
+
+
+def _save_codec_tensors(folder: Path, codec: MotionCodec) -> None:
+    statistics = {name: np.asarray(getattr(codec, name), np.float32) for name in _STATISTICS}
+    save_file(_to_numpy(flatten(codec.params)) | statistics, folder / "motion_vae.safetensors")
+
+
+def _read_codec_tensors(folder: Path, config: MotionVAEConfig) -> MotionCodec:
+    sizes = (NUM_FEATURES, NUM_FEATURES, config.latent_channels, config.latent_channels)
+    shapes = {name: (size,) for name, size in zip(_STATISTICS, sizes, strict=True)}
+    tensors = _read_tensors(folder / "motion_vae.safetensors", _shapes(abstract(lambda rngs: MotionVAE(rngs, config))) | shapes)
+    statistics = {name: tensors.pop(name) for name in _STATISTICS}
+    return MotionCodec(config, _to_jax(tensors), **statistics)
 
 
 def _shapes(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -44,23 +44,22 @@ class MotionCodec:
         Raises:
           InputError: a motion is shorter than 4 frames.
         """
-        means = self.posterior_means([self.normalise(f) for f in features])
-        return [(mu - self.latent_mean) / self.latent_std for mu in means]
-
-    def posterior_means(self, normalised: list[Float[np.ndarray, "T 272"]]) -> list[Float[np.ndarray, "n Z"]]:
-        """Latents before their own normalisation, of normalised features."""
-        for index, motion in enumerate(normalised):
+        for index, motion in enumerate(features):
             if len(motion) < FRAMES_PER_LATENT:
                 raise InputError(f"motion {index} has {len(motion)} frames; expected at least {FRAMES_PER_LATENT}, one latent's worth")
-        counts = [len(motion) // FRAMES_PER_LATENT for motion in normalised]
-        padded = _pad([motion[: n * FRAMES_PER_LATENT] for motion, n in zip(normalised, counts, strict=True)], FRAMES_PER_LATENT * _BUCKET)
-        means = np.asarray(_encode(self.params, self.config, padded))
-        return [mu[:n] for mu, n in zip(means, counts, strict=True)]
+        counts = [len(motion) // FRAMES_PER_LATENT for motion in features]
+        whole = [self.normalise(f[: FRAMES_PER_LATENT * n]) for f, n in zip(features, counts, strict=True)]
+        means = self.posterior_means(_pad(whole, FRAMES_PER_LATENT * _BUCKET))
+        return [(mu[:n] - self.latent_mean) / self.latent_std for mu, n in zip(means, counts, strict=True)]
+
+    def posterior_means(self, normalised: Float[np.ndarray, "B T 272"]) -> Float[np.ndarray, "B n Z"]:
+        """Latents before their own normalisation, of normalised features; T a multiple of 4."""
+        return np.asarray(_encode(self.params, self.config, jnp.asarray(normalised)))
 
     def decode(self, latents: list[Float[np.ndarray, "n Z"]]) -> list[Float[np.ndarray, "4*n 272"]]:
         """Un-normalised features of normalised latents."""
         padded = _pad([latent * self.latent_std + self.latent_mean for latent in latents], _BUCKET)
-        features = np.asarray(_decode(self.params, self.config, padded)) * self.feature_std + self.feature_mean
+        features = np.asarray(_decode(self.params, self.config, jnp.asarray(padded))) * self.feature_std + self.feature_mean
         return [f[: FRAMES_PER_LATENT * len(z)] for f, z in zip(features, latents, strict=True)]
 
     def normalise(self, features: Float[np.ndarray, "... 272"]) -> Float[np.ndarray, "... 272"]:
@@ -69,13 +68,13 @@ class MotionCodec:
         return np.clip(normalised, -FEATURE_LIMIT, FEATURE_LIMIT).astype(np.float32)
 
 
-def _pad(rows: list[np.ndarray], multiple: int) -> Float[Array, "B T C"]:
+def _pad(rows: list[np.ndarray], multiple: int) -> Float[np.ndarray, "B T C"]:
     # The VAE is causal: what is padded on the right changes nothing before it.
     length = -(-max(map(len, rows)) // multiple) * multiple
     padded = np.zeros((len(rows), length, rows[0].shape[1]), np.float32)
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row
-    return jnp.asarray(padded)
+    return padded
 
 
 @functools.partial(jax.jit, static_argnames="config")

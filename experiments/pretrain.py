@@ -1,0 +1,156 @@
+"""Trains the motion side of a model on latent shards, stage by stage, and writes a bundle.
+
+    python -m experiments.pretrain --llm FOLDER --vae DIR/vae --latents DIR/latents --out DIR [--recipe recordings]
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from data_pipelines.loader import LatentLoader, TextLoader
+from data_pipelines.shards import LatentRecord, LatentShards
+from experiments.recipes import Recipe, StageRecipe, recipe_named
+from llamo_jax import sharding
+from llamo_jax.cli import run_reporting_mistakes
+from llamo_jax.config import LlamoConfig, LLMConfig
+from llamo_jax.convert.bundle import Bundle, read_codec, write_bundle
+from llamo_jax.convert.huggingface import load_llm, save_llm
+from llamo_jax.files import atomic_path
+from llamo_jax.inference.codec import MotionCodec
+from llamo_jax.models import llamo
+from llamo_jax.models.layers import init, logical_axes
+from llamo_jax.motion import MotionClip
+from llamo_jax.presets import llamo_config
+from llamo_jax.tokenizer import Tokenizer, train_tokenizer
+from llamo_jax.training.loop import train
+from llamo_jax.training.losses import llamo_loss
+from llamo_jax.training.metrics import MetricsLog
+from llamo_jax.trees import flatten, unflatten
+
+
+def pretrain_llm(captions: list[str], out: Path, llm: LLMConfig, recipe: Recipe, *, seed: int = 0) -> Path:
+    """Stage 0: an LLM of its own, tokenizer included, trained on captions as plain text by the step of every stage.
+
+    Returns:
+      A Hugging Face folder, `out`/llm.
+    """
+    folder = out / "llm"
+    if (folder / "config.json").exists():
+        return folder
+    with atomic_path(folder, directory=True) as temporary:
+        train_tokenizer(sorted(set(captions)), llm.vocab_size, temporary)
+        tokenizer = Tokenizer(temporary)
+        config = llamo_config(llm)
+        text = init(lambda rngs: llamo.LLM(rngs, llm), jax.random.key(seed))
+        # [EOM] is part of the embedding that a text-only batch reads, and of nothing that it learns.
+        params = flatten({"text": text, "motion": {"eom": np.zeros(llm.width, np.float32)}})
+        loader = TextLoader(captions, tokenizer, recipe.llm_rows, recipe.loader)
+        settings = {"llm": llm.to_json(), "recipe": recipe.to_json(), "seed": seed}
+        params = _run_stage(recipe.llm_run, config, recipe, params, {}, iter(loader), out, settings)
+        text = unflatten(params)["text"]
+        save_llm(temporary, llm, jax.tree.map(np.asarray, text), bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+    return folder
+
+
+def pretrain(llm_folder: Path, codec: MotionCodec, shards: LatentShards, out: Path, recipe: Recipe, *, seed: int = 0) -> Path:
+    """The stages of the recipe, each from the parameters of the one before, and the bundle.
+
+    Args:
+      llm_folder: Hugging Face folder of the text tower.
+      codec: the VAE that made the latents.
+      shards: the latents.
+      out: folder of the run; gets `bundle/`, checkpoints and metrics. Stages that are finished there are not trained again.
+      recipe: all numbers.
+      seed: of initial weights, batches and noise.
+
+    Returns:
+      The bundle's folder.
+    """
+    llm_config, text = load_llm(llm_folder)
+    tokenizer = Tokenizer(llm_folder)
+    config = llamo_config(llm_config, codec.config.latent_channels)
+    params = flatten(llamo.init_motion(config, jax.random.key(seed), text))
+    frozen = flatten({"text": text})
+    records = shards.split("train").cached()
+    settings = {"llm": llm_config.to_json(), "recipe": recipe.to_json(), "seed": seed, "data": shards.manifest["records"]}
+    for number, stage in enumerate(recipe.stages):
+        chosen = _moving(records, stage, codec)
+        loader_config = dataclasses.replace(recipe.loader, seed=seed + number)
+        loader = LatentLoader(chosen, shards.statistics, tokenizer, llm_config.eom_id, stage.rows, loader_config)
+        print(f"{stage.run.name}: {loader.fit}")
+        params = _run_stage(stage.run, config, recipe, params, frozen, iter(loader), out, settings)
+    info = {"trained": True, "stages": [stage.run.name for stage in recipe.stages], "seed": seed, "data": shards.manifest["records"]}
+    motion = unflatten(jax.tree.map(np.asarray, params))
+    write_bundle(out / "bundle", Bundle(config, text, motion, codec, llm_folder, info))
+    return out / "bundle"
+
+
+def _run_stage(
+    run: Any, config: LlamoConfig, recipe: Recipe, params: dict, frozen: dict, data: Any, out: Path, settings: dict[str, Any]
+) -> dict[str, Any]:
+    mesh = sharding.make_mesh(data=jax.device_count())
+    axes = {f"text/{path}": value for path, value in logical_axes(lambda rngs: llamo.LLM(rngs, config.text)).items()}
+    axes |= logical_axes(lambda rngs: llamo.Motion(rngs, config))
+    shapes = {path: np.shape(leaf) for path, leaf in (params | frozen).items()}
+    with MetricsLog(out) as log:
+        return train(
+            run,
+            lambda tree, batch, key: llamo_loss(tree, config, recipe.loss, batch, key),
+            params,
+            frozen,
+            data,
+            mesh=mesh,
+            shardings=sharding.param_shardings(axes, shapes, mesh),
+            log=log,
+            folder=out / "checkpoints" / run.name,
+            settings=settings | {"stage": run.to_json()},
+        )
+
+
+def _moving(records: list[LatentRecord], stage: StageRecipe, codec: MotionCodec) -> list[LatentRecord]:
+    """The records whose joints move at the stage's least mean speed (m/s), measured on what their latents decode to."""
+    if stage.min_speed == 0:
+        return records
+    kept = []
+    for start in range(0, len(records), 64):
+        batch = records[start : start + 64]
+        features = codec.decode([(record.latents - codec.latent_mean) / codec.latent_std for record in batch])
+        for record, decoded in zip(batch, features, strict=True):
+            joints = MotionClip.from_features(decoded).joints
+            if np.linalg.norm(np.diff(joints, axis=0), axis=-1).mean() * 30 >= stage.min_speed:
+                kept.append(record)
+    return kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """Train the motion side of a model on latent shards, stage by stage, and write a bundle."""
+
+    llm: Path
+    """Hugging Face folder of the LLM."""
+    vae: Path
+    """Folder of the VAE (`vae` in the folder of experiments.train_vae)."""
+    latents: Path
+    """Folder of latent shards (`latents` there)."""
+    out: Path
+    """Folder of the run. A run that is there already is continued."""
+    recipe: str = "recordings"
+    """Name of the recipe."""
+    seed: int = 0
+    """Of initial weights, batches and noise."""
+    debug: bool = False
+    """Show the traceback of a mistake."""
+
+    def run(self) -> None:
+        recipe = recipe_named(self.recipe)
+        bundle = pretrain(self.llm, read_codec(self.vae), LatentShards(self.latents), self.out, recipe, seed=self.seed)
+        print(f"bundle -> {bundle}, metrics -> {self.out / 'metrics.jsonl'}")
+
+
+if __name__ == "__main__":
+    command = tyro.cli(Pretrain)
+    run_reporting_mistakes(command.run, debug=command.debug)

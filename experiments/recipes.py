@@ -1,0 +1,102 @@
+"""Recipes: every number of a training run, by name. Sources: LLaMo (arXiv 2602.12370), Training; for small scale, our own measurements."""
+
+import dataclasses
+
+from data_pipelines.loader import LoaderConfig
+from llamo_jax.config import Config, MotionVAEConfig, require
+from llamo_jax.training.loop import RunConfig
+from llamo_jax.training.losses import LlamoLossConfig, VAELossConfig
+from llamo_jax.training.optim import OptimConfig
+
+# What trains in each stage (paper, Training): the text tower only in stage 0, which the demo needs and a pretrained LLM does not.
+LLM = ("text/",)
+ALIGNMENT = ("motion/adapter", "motion/bom", "motion/eom", "flow/")
+ALL_MOTION = ("motion/", "flow/", "exit/")
+HEADS = ("flow/", "exit/")
+
+
+@dataclasses.dataclass(frozen=True)
+class VAERecipe(Config):
+    """Training of the motion VAE."""
+
+    model: MotionVAEConfig
+    run: RunConfig
+    loss: VAELossConfig = VAELossConfig()
+    rows: int = 32
+    frames: int = 64
+    """Frames of a training window."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRecipe(Config):
+    """One stage of the model's training."""
+
+    run: RunConfig
+    t2m_rows: int = 0
+    m2t_rows: int = 0
+    min_speed: float = 0.0
+    """Motions slower than this (mean joint speed, m/s) are left out: stage 3 trains without static clips."""
+
+    def __post_init__(self) -> None:
+        require(self.t2m_rows + self.m2t_rows > 0, f"stage {self.run.name} has no rows of either task")
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Task -> rows of a batch, of the tasks that it has."""
+        return {task: rows for task, rows in (("t2m", self.t2m_rows), ("m2t", self.m2t_rows)) if rows}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(Config):
+    """The whole main job."""
+
+    vae: VAERecipe
+    stages: tuple[StageRecipe, ...]
+    loader: LoaderConfig = LoaderConfig()
+    loss: LlamoLossConfig = LlamoLossConfig()
+    llm_run: RunConfig | None = None
+    """Stage 0: pretraining of an embedded LLM on captions, where none is given."""
+    llm_rows: int = 16
+
+
+def _three_stages(rows: int, steps: tuple[int, int, int], optim: OptimConfig, limits: tuple[float | None, ...]) -> tuple[StageRecipe, ...]:
+    """The paper's stages: alignment on both tasks alike, joint training at 3 to 1, annealing of the heads on generation alone."""
+    alignment = dataclasses.replace(optim, final_fraction=1.0)
+    annealing = dataclasses.replace(optim, learning_rate=optim.learning_rate / 6, warmup_steps=10)
+    return (
+        StageRecipe(RunConfig("stage1", steps[0], alignment, ALIGNMENT, limits[0]), rows // 2, rows // 2),
+        StageRecipe(RunConfig("stage2", steps[1], optim, ALL_MOTION, limits[1]), rows - rows // 4, rows // 4),
+        StageRecipe(RunConfig("stage3", steps[2], annealing, HEADS, limits[2], checkpoint_every=5000), rows, 0, min_speed=0.05),
+    )
+
+
+# Half an hour on two CPU cores, on real recordings.
+RECORDINGS = Recipe(
+    vae=VAERecipe(
+        MotionVAEConfig(width=128),
+        RunConfig("vae", 9000, OptimConfig(2e-3, beta2=0.99), time_limit=780.0),
+        VAELossConfig(kl_weight=0.3, root_weight=7.0, acceleration_weight=1.0),
+    ),
+    loader=LoaderConfig(text_len=96, motion_len=64),
+    stages=_three_stages(8, (100, 4500, 200), OptimConfig(3e-3), (30.0, 800.0, 40.0)),
+)
+
+# Six minutes on two CPU cores, on the embedded procedural corpus, with an LLM of its own.
+DEMO = Recipe(
+    vae=VAERecipe(MotionVAEConfig(width=96), RunConfig("vae", 1000, OptimConfig(2e-3, beta2=0.99), time_limit=75.0)),
+    loader=LoaderConfig(text_len=80, motion_len=48, balance_by=None),
+    stages=_three_stages(8, (60, 1400, 80), OptimConfig(3e-3), (12.0, 200.0, 15.0)),
+    llm_run=RunConfig("stage0", 500, OptimConfig(3e-3, warmup_steps=50), LLM, time_limit=40.0),
+)
+
+RECIPES = {"demo": DEMO, "recordings": RECORDINGS}
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+      InputError: there is none.
+    """
+    require(name in RECIPES, f'recipe "{name}" does not exist; expected one of {", ".join(RECIPES)}')
+    return RECIPES[name]

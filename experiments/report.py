@@ -1,0 +1,369 @@
+"""The report of a run: one folder with `index.html`, its videos and film strips, that opens from disk and needs nothing from outside."""
+
+import dataclasses
+import html
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from llamo_jax.errors import InputError
+from llamo_jax.files import atomic_path
+from llamo_jax.motion import MotionClip
+
+_STYLE = """
+:root { --ink: #1c2430; --soft: #5d6b7c; --line: #dde3ea; --wash: #f5f7fa; --accent: #2356c5; --good: #19733c; --bad: #b3261e; }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+header, main, footer { max-width: 1240px; margin: 0 auto; padding: 0 24px; }
+header { padding-top: 40px; }
+h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -.01em; }
+h2 { font-size: 21px; margin: 48px 0 12px; padding-top: 8px; border-top: 1px solid var(--line); }
+h3 { font-size: 16px; margin: 0 0 8px; }
+p { margin: 6px 0 12px; } .soft, figcaption, footer { color: var(--soft); font-size: 14px; }
+nav { display: flex; flex-wrap: wrap; gap: 6px 18px; margin: 14px 0 0; font-size: 15px; } a { color: var(--accent); text-decoration: none; }
+a:hover { text-decoration: underline; }
+.verdict { display: inline-block; margin-top: 10px; padding: 4px 12px; border-radius: 999px; background: var(--wash); font-weight: 600; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: 7px 12px; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { font-size: 13px; color: var(--soft); font-weight: 600; } tbody th { padding-top: 20px; color: var(--ink); font-size: 15px; }
+td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.mark { font-weight: 600; white-space: nowrap; } .pass { color: var(--good); } .miss { color: var(--bad); }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 16px; }
+.card { border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; background: #fff; min-width: 0; }
+.card.quiet { background: var(--wash); border-color: transparent; }
+dl { display: grid; grid-template-columns: minmax(90px, max-content) 1fr; gap: 3px 16px; margin: 0; font-size: 14px; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(560px, 100%), 1fr)); gap: 18px; }
+.sides { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 12px; } figure { margin: 0; }
+video, img { display: block; width: 100%; border-radius: 6px; background: var(--wash); } .strip { margin-top: 8px; }
+.chips { display: flex; flex-wrap: wrap; gap: 6px; margin-top: 6px; }
+.chip { font-size: 13px; padding: 1px 9px; border-radius: 999px; background: var(--wash); color: var(--soft); }
+.chip.pass { background: #e5f4ea; color: var(--good); } .chip.miss { background: #fbe9e7; color: var(--bad); }
+.curve { margin: 0 0 20px; } .curve svg { width: 100%; height: auto; display: block; }
+ul { margin: 0; padding-left: 18px; } footer { padding-top: 40px; padding-bottom: 40px; }
+@media (max-width: 640px) { header, main, footer { padding-left: 14px; padding-right: 14px; } h1 { font-size: 25px; } th, td { padding: 6px 8px; } }
+"""
+
+# The two videos of a pair start together and play while they are in view; readers who asked for less motion start them by hand.
+_SCRIPT = """
+if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
+  const watch = new IntersectionObserver(entries => entries.forEach(entry => entry.target.querySelectorAll("video").forEach(video => {
+    if (!entry.isIntersecting) { video.pause(); return; }
+    video.currentTime = 0;
+    video.play().catch(() => {});
+  })), { threshold: 0.3 });
+  document.querySelectorAll(".sides").forEach(sides => watch.observe(sides));
+}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+      name: what was measured.
+      value: of the run.
+      unit: "mm", "%", ...; empty for none.
+      group: heading it stands under; figures of one group follow each other.
+      low: the aim is at least this; None for no such aim.
+      high: the aim is at most this.
+      control: the same measured on real clips, or another number to hold it against.
+      note: how it was measured, in a few words.
+    """
+
+    name: str
+    value: float
+    unit: str = ""
+    group: str = "Figures"
+    low: float | None = None
+    high: float | None = None
+    control: float | None = None
+    note: str = ""
+
+    @property
+    def aim(self) -> str:
+        """The aim in words; empty for none."""
+        unit = f" {self.unit}" if self.unit else ""
+        if self.low is not None and self.high is not None:
+            return f"{_number(self.low)} to {_number(self.high)}{unit}"
+        if self.low is not None:
+            return f"at least {_number(self.low)}{unit}"
+        return f"at most {_number(self.high)}{unit}" if self.high is not None else ""
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the aim is met; None where there is none. A value that is not a number meets no aim."""
+        if self.low is None and self.high is None:
+            return None
+        return (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pair:
+    """A generated motion, and a real one with the same description.
+
+    Attributes:
+      prompt: the sentence.
+      generated: what the model made of it.
+      real: the held-out clip; None where there is none, as for a prompt of our own.
+      labels: what the real clip shows, label name -> class.
+      recognised: what the recogniser sees in the generated motion.
+    """
+
+    prompt: str
+    generated: MotionClip
+    real: MotionClip | None = None
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    recognised: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CaptionRow:
+    """A held-out clip, what the model says of it and what people said.
+
+    Attributes:
+      name: of the clip.
+      caption: the model's.
+      references: the data set's.
+      right: whether the caption names the right labels; None for not judged.
+      clip: drawn as a film strip where given.
+    """
+
+    name: str
+    caption: str
+    references: Sequence[str]
+    right: bool | None = None
+    clip: MotionClip | None = None
+
+
+def write_report(
+    out_dir: str | Path,
+    title: str,
+    facts: Mapping[str, Any],
+    figures: Sequence[Figure],
+    curves: Mapping[str, str | Path] | None = None,
+    pairs: Sequence[Pair] = (),
+    captions: Sequence[CaptionRow] = (),
+    *,
+    progress: bool = True,
+) -> Path:
+    """Writes the report as a whole, replacing an older one, and returns the path of its `index.html`.
+
+    Args:
+      out_dir: the folder.
+      title: of the page.
+      facts: what was run: name -> value, or heading -> {name: value} for a box of its own (config, machine, versions, times).
+      figures: the table.
+      curves: heading -> JSONL file of metrics, a line {"stage", "step", "time", scalars} each; every scalar is drawn over the steps.
+      pairs: videos and film strips.
+      captions: of held-out clips.
+      progress: show a bar while videos are drawn.
+
+    Raises:
+      InputError: a file of metrics is missing or is no JSONL of metrics.
+    """
+    with atomic_path(out_dir, directory=True) as folder:
+        for name in ("videos", "strips"):
+            (folder / name).mkdir()
+        sections = [("figures", "Figures", _figures_html(figures))] if figures else []
+        if pairs:
+            sections.append(("motions", "Generated beside real", _pairs_html(folder, pairs, progress)))
+        if captions:
+            sections.append(("captions", "Captions of held-out clips", _captions_html(folder, captions)))
+        if curves:
+            sections.append(("curves", "Training", "".join(_curve_html(name, Path(path)) for name, path in curves.items())))
+        sections.append(("run", "What was run", _facts_html(facts)))
+        (folder / "index.html").write_text(_page(title, figures, sections), encoding="utf-8")
+    return Path(out_dir) / "index.html"
+
+
+def read_metrics(path: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Scalars of a metrics file: name -> stage -> (step, value) in order. Values that are not finite are left out.
+
+    Raises:
+      InputError: the file cannot be read or a line is no JSON object with a "step".
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected metrics as JSON lines") from error
+    scalars: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            step, stage = float(record["step"]), str(record.get("stage", ""))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f'{path}, line {number}: not a record of metrics; expected JSON like {{"step": 1, "loss": 0.5}}') from error
+        for name, value in record.items():
+            if name not in ("step", "stage", "time") and isinstance(value, int | float) and math.isfinite(value):
+                scalars.setdefault(name, {}).setdefault(stage, []).append((step, float(value)))
+    return scalars
+
+
+# --- the sections ----------------------------------------------------------------------------------------------------------------------
+
+
+def _page(title: str, figures: Sequence[Figure], sections: list[tuple[str, str, str]]) -> str:
+    judged = [figure.passed for figure in figures if figure.passed is not None]
+    verdict = f'<div class="verdict">{sum(judged)} of {len(judged)} aims met</div>' if judged else ""
+    links = "".join(f'<a href="#{anchor}">{_text(heading)}</a>' for anchor, heading, _ in sections)
+    body = "".join(f'<section id="{anchor}"><h2>{_text(heading)}</h2>{content}</section>' for anchor, heading, content in sections)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body><header><h1>{_text(title)}</h1>{verdict}<nav>{links}</nav></header>"
+        f"<main>{body}</main><footer>Made by llamo_jax.</footer><script>{_SCRIPT}</script></body></html>\n"
+    )
+
+
+def _figures_html(figures: Sequence[Figure]) -> str:
+    rows, group = [], None
+    for figure in figures:
+        if figure.group != group:
+            group = figure.group
+            rows.append(f'<tr><th colspan="6" scope="rowgroup">{_text(group)}</th></tr>')
+        unit = f" {_text(figure.unit)}" if figure.unit else ""
+        control = "" if figure.control is None else f"{_number(figure.control)}{unit}"
+        rows.append(
+            f'<tr><td>{_text(figure.name)}</td><td class="number"><strong>{_number(figure.value)}</strong>{unit}</td>'
+            f'<td class="number">{_text(figure.aim)}</td><td>{_mark(figure.passed)}</td><td class="number">{control}</td>'
+            f'<td class="soft">{_text(figure.note)}</td></tr>'
+        )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Figure", "Measured", "Aim", "Result", "Real or control", "How"))
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _mark(passed: bool | None) -> str:
+    if passed is None:
+        return ""
+    return '<span class="mark pass">✓ met</span>' if passed else '<span class="mark miss">✗ missed</span>'
+
+
+def _pairs_html(folder: Path, pairs: Sequence[Pair], progress: bool) -> str:
+    cards = []
+    for index, pair in enumerate(tqdm(pairs, desc="videos", unit="pair", disable=not progress, mininterval=1.0)):
+        sides = [_side(folder, f"{index:02d}-generated", "Generated", pair.generated)]
+        if pair.real is not None:
+            sides.append(_side(folder, f"{index:02d}-real", "Real, held out", pair.real))
+        chips = "".join(_chip(name, value, pair.labels.get(name)) for name, value in pair.recognised.items())
+        seen = f'<div class="chips"><span class="soft">recognised:</span>{chips}</div>' if chips else ""
+        cards.append(f'<article class="card"><h3>“{_text(pair.prompt)}”</h3><div class="sides">{"".join(sides)}</div>{seen}</article>')
+    return f'<div class="pairs">{"".join(cards)}</div>'
+
+
+def _side(folder: Path, stem: str, heading: str, clip: MotionClip) -> str:
+    clip.render(folder / "videos" / f"{stem}.mp4", title="")
+    clip.render(folder / "strips" / f"{stem}.png", title="")
+    return (
+        f"<figure><figcaption>{heading}, {clip.seconds:.1f} s</figcaption>"
+        f'<video src="videos/{stem}.mp4" controls loop muted playsinline preload="metadata"></video>'
+        f'<a href="strips/{stem}.png"><img class="strip" src="strips/{stem}.png" alt="film strip: {heading.lower()}" loading="lazy"></a></figure>'
+    )
+
+
+def _chip(name: str, seen: str, wanted: str | None) -> str:
+    kind = "" if wanted is None else " pass" if seen == wanted else " miss"
+    asked = f", asked for {_text(wanted)}" if kind == " miss" else ""
+    return f'<span class="chip{kind}">{_text(name)}: {_text(seen)}{asked}</span>'
+
+
+def _captions_html(folder: Path, captions: Sequence[CaptionRow]) -> str:
+    rows = []
+    for index, row in enumerate(captions):
+        strip = ""
+        if row.clip is not None:
+            row.clip.render(folder / "strips" / f"caption-{index:02d}.png", title="")
+            strip = f'<img class="strip" src="strips/caption-{index:02d}.png" alt="film strip of {_text(row.name)}" loading="lazy">'
+        references = "".join(f"<li>{_text(reference)}</li>" for reference in row.references)
+        rows.append(
+            f'<tr><td style="width:34%">{_text(row.name)}{strip}</td><td>“{_text(row.caption)}”</td><td>{_mark(row.right)}</td>'
+            f'<td class="soft"><ul>{references}</ul></td></tr>'
+        )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Clip", "The model says", "Result", "References"))
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _facts_html(facts: Mapping[str, Any]) -> str:
+    plain = {name: value for name, value in facts.items() if not isinstance(value, Mapping)}
+    boxes = ([("Run", plain)] if plain else []) + [(name, value) for name, value in facts.items() if isinstance(value, Mapping)]
+    return '<div class="cards">' + "".join(f'<div class="card quiet"><h3>{_text(name)}</h3>{_list(box)}</div>' for name, box in boxes) + "</div>"
+
+
+def _list(values: Mapping[str, Any]) -> str:
+    return "<dl>" + "".join(f"<dt>{_text(name)}</dt><dd>{_value(value)}</dd>" for name, value in values.items()) + "</dl>"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return _list(value)
+    if isinstance(value, list | tuple):
+        return _text(", ".join(map(str, value)))
+    return _number(value) if isinstance(value, float) else _text(value)
+
+
+def _curve_html(heading: str, path: Path) -> str:
+    scalars = read_metrics(path)
+    if not scalars:
+        return f'<div class="curve"><h3>{_text(heading)}</h3><p class="soft">No figures were recorded.</p></div>'
+    return f'<div class="curve"><h3>{_text(heading)}</h3>{_plot(scalars)}</div>'
+
+
+def _plot(scalars: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
+    """One small plot for each scalar, as SVG; stages follow each other on the axis of steps, as they ran."""
+    import matplotlib
+
+    stages = list(dict.fromkeys(stage for lines in scalars.values() for stage in lines))
+    starts, total = {}, 0.0
+    for stage in stages:
+        starts[stage] = total
+        total += max(points[-1][0] for lines in scalars.values() for name, points in lines.items() if name == stage)
+    # "svg.hashsalt" and no date: the same metrics give the same file.
+    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "llamo", "font.family": "DejaVu Sans"}
+    with matplotlib.rc_context(style):
+        from matplotlib.figure import Figure as Canvas
+
+        columns = min(4, len(scalars))
+        rows = -(-len(scalars) // columns)
+        canvas = Canvas(figsize=(12.4 if columns > 2 else 4.2 * columns, 2.35 * rows), layout="constrained")
+        colours = matplotlib.colormaps["tab10"]
+        for index, (name, lines) in enumerate(sorted(scalars.items(), key=lambda item: (not item[0].startswith("loss"), item[0]))):
+            axes = canvas.add_subplot(rows, columns, index + 1)
+            for stage, points in lines.items():
+                steps, values = zip(*points, strict=True)
+                style = {"color": colours(stages.index(stage) % 10), "linewidth": 1.2, "marker": "." if len(points) == 1 else ""}
+                axes.plot([starts[stage] + step for step in steps], values, label=stage, **style)
+            values = [value for points in lines.values() for _, value in points]
+            if min(values) > 0 and max(values) > 20 * min(values):
+                axes.set_yscale("log")
+            axes.set_title(name, fontsize=9.5, loc="left")
+            axes.grid(alpha=0.25, linewidth=0.6)
+            if index >= len(scalars) - columns:
+                axes.set_xlabel("step")
+        if any(stages):
+            handles = [matplotlib.lines.Line2D([], [], color=colours(i % 10), label=stage) for i, stage in enumerate(stages)]
+            canvas.legend(handles=handles, loc="outside upper left", ncols=len(stages), frameon=False)
+        drawn = io.StringIO()
+        canvas.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    text = drawn.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _number(value: float) -> str:
+    """Three significant digits, without exponents where the number is of a common size."""
+    if isinstance(value, int) or not math.isfinite(value):
+        return f"{value:,}" if isinstance(value, int) else "not measured"
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:,.{digits}f}"
