@@ -51,7 +51,7 @@ def write_latents(
     out_dir: str | Path,
     encode: Encode,
     *,
-    max_tokens: int = 64,
+    max_tokens: int = 63,
     statistics: Statistics | None = None,
     batch_size: int = 32,
     progress: bool = True,
@@ -66,7 +66,7 @@ def write_latents(
       out_dir: folder to write.
       encode: normalised features float32 [batch_size, T, 272] -> posterior means [batch_size, T // 4, Z]. It must be causal: rows are
         padded on the right. T is a multiple of 64 (or 4 * max_tokens), so that few shapes compile.
-      max_tokens: most latents of a record.
+      max_tokens: most latents of a record; 63 take 64 slots and are 8.4 s, longer than 97 % of the Bandai-Namco takes.
       statistics: of the features, as the VAE was trained with; None takes those of `motion_dir`.
       batch_size: rows of every call.
       progress: show a bar.

@@ -331,7 +331,7 @@ def _read_manifest(path: Path, kind: str) -> dict[str, Any]:
     if not isinstance(manifest, dict) or "schema_version" not in manifest or "records" not in manifest:
         raise InputError(f"{path / 'dataset.json'}: not the manifest of a data folder; make one with `python -m data_pipelines.build`")
     if (version := manifest["schema_version"]) != SCHEMA_VERSION:
-        raise InputError(f"{path}: has schema version {version}, expected {SCHEMA_VERSION}; build the folder again")
+        raise InputError(f"{path}: has schema version {version}, expected {SCHEMA_VERSION}; build the data folder again")
     if manifest.get("kind") != kind:
         raise InputError(f"{path}: holds {manifest.get('kind')} records; expected a folder of {kind} records")
     return manifest

@@ -18,7 +18,8 @@ from llamo_jax.motion import MotionClip
 _STYLE = """
 :root { --ink: #1c2430; --soft: #5d6b7c; --line: #dde3ea; --wash: #f5f7fa; --accent: #2356c5; --good: #19733c; --bad: #b3261e; }
 * { box-sizing: border-box; }
-body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+body { margin: 0; color: var(--ink); background: #fff; }
+body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
 header, main, footer { max-width: 1240px; margin: 0 auto; padding: 0 24px; }
 header { padding-top: 40px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -.01em; }
@@ -44,9 +45,11 @@ video, img { display: block; width: 100%; border-radius: 6px; background: var(--
 .chips { display: flex; flex-wrap: wrap; gap: 6px; margin-top: 6px; }
 .chip { font-size: 13px; padding: 1px 9px; border-radius: 999px; background: var(--wash); color: var(--soft); }
 .chip.pass { background: #e5f4ea; color: var(--good); } .chip.miss { background: #fbe9e7; color: var(--bad); }
-.curve { margin: 0 0 20px; } .curve svg { width: 100%; height: auto; display: block; }
+.curve { margin: 0 0 20px; } .curve img { background: none; border-radius: 0; max-width: 1240px; }
 ul { margin: 0; padding-left: 18px; } footer { padding-top: 40px; padding-bottom: 40px; }
-@media (max-width: 640px) { header, main, footer { padding-left: 14px; padding-right: 14px; } h1 { font-size: 25px; } th, td { padding: 6px 8px; } }
+@media (max-width: 640px) {
+  header, main, footer { padding-left: 14px; padding-right: 14px; } h1 { font-size: 25px; } th, td { padding: 6px 8px; }
+}
 """
 
 # The two videos of a pair start together and play while they are in view; readers who asked for less motion start them by hand.
@@ -91,10 +94,10 @@ class Figure:
         """The aim in words; empty for none."""
         unit = f" {self.unit}" if self.unit else ""
         if self.low is not None and self.high is not None:
-            return f"{_number(self.low)} to {_number(self.high)}{unit}"
+            return f"{self.low:g} to {self.high:g}{unit}"
         if self.low is not None:
-            return f"at least {_number(self.low)}{unit}"
-        return f"at most {_number(self.high)}{unit}" if self.high is not None else ""
+            return f"at least {self.low:g}{unit}"
+        return f"at most {self.high:g}{unit}" if self.high is not None else ""
 
     @property
     def passed(self) -> bool | None:
@@ -169,7 +172,7 @@ def write_report(
       InputError: a file of metrics is missing or is no JSONL of metrics.
     """
     with atomic_path(out_dir, directory=True) as folder:
-        for name in ("videos", "strips"):
+        for name in ("videos", "strips", "curves"):
             (folder / name).mkdir()
         sections = [("figures", "Figures", _figures_html(figures))] if figures else []
         if pairs:
@@ -177,7 +180,7 @@ def write_report(
         if captions:
             sections.append(("captions", "Captions of held-out clips", _captions_html(folder, captions)))
         if curves:
-            sections.append(("curves", "Training", "".join(_curve_html(name, Path(path)) for name, path in curves.items())))
+            sections.append(("curves", "Training", _curves_html(folder, curves)))
         sections.append(("run", "What was run", _facts_html(facts)))
         (folder / "index.html").write_text(_page(title, figures, sections), encoding="utf-8")
     return Path(out_dir) / "index.html"
@@ -240,32 +243,33 @@ def _figures_html(figures: Sequence[Figure]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def _mark(passed: bool | None) -> str:
+def _mark(passed: bool | None, words: tuple[str, str] = ("met", "missed")) -> str:
     if passed is None:
         return ""
-    return '<span class="mark pass">✓ met</span>' if passed else '<span class="mark miss">✗ missed</span>'
+    return f'<span class="mark pass">✓ {words[0]}</span>' if passed else f'<span class="mark miss">✗ {words[1]}</span>'
 
 
 def _pairs_html(folder: Path, pairs: Sequence[Pair], progress: bool) -> str:
     cards = []
     for index, pair in enumerate(tqdm(pairs, desc="videos", unit="pair", disable=not progress, mininterval=1.0)):
-        sides = [_side(folder, f"{index:02d}-generated", "Generated", pair.generated)]
-        if pair.real is not None:
-            sides.append(_side(folder, f"{index:02d}-real", "Real, held out", pair.real))
+        clips = {"Generated": pair.generated} | ({} if pair.real is None else {"Real, held out": pair.real})
+        videos, strips = "", ""
+        for heading, clip in clips.items():
+            stem = f"{index:02d}-{heading.split(',')[0].lower()}"
+            clip.render(folder / "videos" / f"{stem}.mp4", title="")
+            clip.render(folder / "strips" / f"{stem}.png", title="")
+            videos += (
+                f"<figure><figcaption>{heading}, {clip.seconds:.1f} s</figcaption>"
+                f'<video src="videos/{stem}.mp4" controls loop muted playsinline preload="metadata"></video></figure>'
+            )
+            image = f'<img class="strip" src="strips/{stem}.png" alt="film strip: {heading}" loading="lazy">'
+            strips += f'<a href="strips/{stem}.png">{image}</a>'
         chips = "".join(_chip(name, value, pair.labels.get(name)) for name, value in pair.recognised.items())
         seen = f'<div class="chips"><span class="soft">recognised:</span>{chips}</div>' if chips else ""
-        cards.append(f'<article class="card"><h3>“{_text(pair.prompt)}”</h3><div class="sides">{"".join(sides)}</div>{seen}</article>')
+        cards.append(
+            f'<article class="card"><h3>“{_text(pair.prompt)}”</h3><div class="sides">{videos}</div>{seen}{strips}</article>'
+        )
     return f'<div class="pairs">{"".join(cards)}</div>'
-
-
-def _side(folder: Path, stem: str, heading: str, clip: MotionClip) -> str:
-    clip.render(folder / "videos" / f"{stem}.mp4", title="")
-    clip.render(folder / "strips" / f"{stem}.png", title="")
-    return (
-        f"<figure><figcaption>{heading}, {clip.seconds:.1f} s</figcaption>"
-        f'<video src="videos/{stem}.mp4" controls loop muted playsinline preload="metadata"></video>'
-        f'<a href="strips/{stem}.png"><img class="strip" src="strips/{stem}.png" alt="film strip: {heading.lower()}" loading="lazy"></a></figure>'
-    )
 
 
 def _chip(name: str, seen: str, wanted: str | None) -> str:
@@ -283,8 +287,8 @@ def _captions_html(folder: Path, captions: Sequence[CaptionRow]) -> str:
             strip = f'<img class="strip" src="strips/caption-{index:02d}.png" alt="film strip of {_text(row.name)}" loading="lazy">'
         references = "".join(f"<li>{_text(reference)}</li>" for reference in row.references)
         rows.append(
-            f'<tr><td style="width:34%">{_text(row.name)}{strip}</td><td>“{_text(row.caption)}”</td><td>{_mark(row.right)}</td>'
-            f'<td class="soft"><ul>{references}</ul></td></tr>'
+            f'<tr><td style="width:34%">{_text(row.name)}{strip}</td><td>“{_text(row.caption)}”</td>'
+            f'<td>{_mark(row.right, ("right", "wrong"))}</td><td class="soft"><ul>{references}</ul></td></tr>'
         )
     head = "".join(f'<th scope="col">{name}</th>' for name in ("Clip", "The model says", "Result", "References"))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
@@ -293,7 +297,8 @@ def _captions_html(folder: Path, captions: Sequence[CaptionRow]) -> str:
 def _facts_html(facts: Mapping[str, Any]) -> str:
     plain = {name: value for name, value in facts.items() if not isinstance(value, Mapping)}
     boxes = ([("Run", plain)] if plain else []) + [(name, value) for name, value in facts.items() if isinstance(value, Mapping)]
-    return '<div class="cards">' + "".join(f'<div class="card quiet"><h3>{_text(name)}</h3>{_list(box)}</div>' for name, box in boxes) + "</div>"
+    cards = "".join(f'<div class="card quiet"><h3>{_text(name)}</h3>{_list(box)}</div>' for name, box in boxes)
+    return f'<div class="cards">{cards}</div>'
 
 
 def _list(values: Mapping[str, Any]) -> str:
@@ -308,11 +313,16 @@ def _value(value: Any) -> str:
     return _number(value) if isinstance(value, float) else _text(value)
 
 
-def _curve_html(heading: str, path: Path) -> str:
-    scalars = read_metrics(path)
-    if not scalars:
-        return f'<div class="curve"><h3>{_text(heading)}</h3><p class="soft">No figures were recorded.</p></div>'
-    return f'<div class="curve"><h3>{_text(heading)}</h3>{_plot(scalars)}</div>'
+def _curves_html(folder: Path, curves: Mapping[str, str | Path]) -> str:
+    parts = []
+    for index, (heading, path) in enumerate(curves.items()):
+        if scalars := read_metrics(Path(path)):
+            (folder / "curves" / f"{index:02d}.svg").write_text(_plot(scalars), encoding="utf-8")
+            content = f'<img src="curves/{index:02d}.svg" alt="training curves: {_text(heading)}">'
+        else:
+            content = '<p class="soft">No figures were recorded.</p>'
+        parts.append(f'<div class="curve"><h3>{_text(heading)}</h3>{content}</div>')
+    return "".join(parts)
 
 
 def _plot(scalars: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
@@ -337,8 +347,8 @@ def _plot(scalars: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
             axes = canvas.add_subplot(rows, columns, index + 1)
             for stage, points in lines.items():
                 steps, values = zip(*points, strict=True)
-                style = {"color": colours(stages.index(stage) % 10), "linewidth": 1.2, "marker": "." if len(points) == 1 else ""}
-                axes.plot([starts[stage] + step for step in steps], values, label=stage, **style)
+                marker = "." if len(points) == 1 else None
+                axes.plot([starts[stage] + s for s in steps], values, marker=marker, lw=1.2, color=colours(stages.index(stage) % 10))
             values = [value for points in lines.values() for _, value in points]
             if min(values) > 0 and max(values) > 20 * min(values):
                 axes.set_yscale("log")
@@ -351,8 +361,7 @@ def _plot(scalars: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
             canvas.legend(handles=handles, loc="outside upper left", ncols=len(stages), frameon=False)
         drawn = io.StringIO()
         canvas.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
-    text = drawn.getvalue()
-    return text[text.index("<svg") :]
+    return drawn.getvalue()
 
 
 def _text(value: object) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -46,11 +47,12 @@ def train_vae(data: Path, out: Path, recipe: VAERecipe, *, max_tokens: int, seed
         return MotionVAE(rngs, recipe.model)
 
     params = flatten(init(declare, jax.random.key(seed)))
+    mean, std = jnp.asarray(shards.statistics.mean), jnp.asarray(shards.statistics.std)
     batches = window_batches(shards.split("train").cached(), shards.statistics, rows=recipe.rows, frames=recipe.frames, seed=seed)
     with MetricsLog(out) as log:
         params = train(
             recipe.run,
-            lambda tree, batch, key: vae_loss(tree, recipe.model, recipe.loss, batch, key),
+            lambda tree, batch, key: vae_loss(tree, recipe.model, recipe.loss, batch, key, mean=mean, std=std),
             params,
             {},
             iter(batches),

@@ -118,7 +118,7 @@ class Llamo:
 
     def text_logits(self, token_ids: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         """Float32 logits of the LLM on token ids; the same bits before and after any motion training."""
-        return _text_logits(self.bundle.text, self.config.text, jnp.asarray(token_ids))
+        return text_logits(self.bundle.text, self.config.text, jnp.asarray(token_ids))
 
     def encode(self, clip: MotionClip) -> Float[np.ndarray, "n Z"]:
         """Normalised latents of a clip, 7.5 a second."""
@@ -140,4 +140,5 @@ class Llamo:
             )
 
 
-_text_logits = jax.jit(llamo.text_logits, static_argnums=1)
+text_logits = jax.jit(llamo.text_logits, static_argnums=1)
+"""(text tower, its config, token ids) -> logits of the LLM alone, compiled."""

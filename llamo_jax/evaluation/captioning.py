@@ -1,7 +1,7 @@
 """Do captions name what is in the motion?"""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from llamo_jax.errors import InputError
 
@@ -17,7 +17,7 @@ def caption_accuracy(
     Args:
       captions: one a motion.
       labels: label name -> class of each motion. A label that a motion lacks is not scored there.
-      classify: which labels a caption names: the inverse of the templates that the captions were made from, by the data set's builder. A label
+      classify: which labels a caption names, as the data set's builder inverts the templates that its captions were made from. A label
         it leaves out is not named, and counts as wrong.
       references: the true captions of each motion; None leaves out `exact_match`.
 
@@ -47,7 +47,7 @@ def caption_accuracy(
     return figures
 
 
-def _share(hits) -> float:
+def _share(hits: Iterable[bool]) -> float:
     hits = list(hits)
     return sum(hits) / len(hits)
 

@@ -215,7 +215,8 @@ def _walk_figures(generated: list[MotionClip], real: list[MotionClip], labels: l
     speed, real_speed = (
         float(np.nanmean([physical.travel_speed(clips[i].joints, clips[i].fps) for i in chosen])) for clips in (generated, real)
     )
-    return {"walk_clips": len(chosen), "walk_speed": speed, "walk_speed_real": real_speed, "walk_speed_ratio": speed / real_speed}
+    ratio = physical.ratio(speed, real_speed)
+    return {"walk_clips": len(chosen), "walk_speed": speed, "walk_speed_real": real_speed, "walk_speed_ratio": ratio}
 
 
 def _exit_figures(made: list[np.ndarray], examples: list[Example], max_seconds: float) -> dict[str, float]:
@@ -240,8 +241,8 @@ def _physical_figures(generated: list[MotionClip], real: list[MotionClip]) -> di
     control = physical.summarise([clip.joints for clip in real])
     figures |= {f"{name}_real": value for name, value in control.items()}
     return figures | {
-        "jerk_ratio": figures["jerk"] / control["jerk"],
-        "skating_ratio": figures["foot_skating"] / control["foot_skating"],
+        "jerk_ratio": physical.ratio(figures["jerk"], control["jerk"]),
+        "skating_ratio": physical.ratio(figures["foot_skating"], control["foot_skating"]),
     }
 
 

@@ -1,7 +1,7 @@
 """Is a motion physically sound? Figures of single clips, from world joint positions alone.
 
-Everywhere `joints` is [T, 22, 3] in metres with Y up, and `fps` is frames a second. A figure that a clip is too short for is NaN; aggregates
-leave NaN out.
+Everywhere `joints` is [T, 22, 3] in metres with Y up, and `fps` is frames a second. A figure that a clip is too short for is NaN;
+aggregates leave NaN out.
 """
 
 import numpy as np
@@ -42,8 +42,8 @@ def contacts(joints: Float[np.ndarray, "T 22 3"], fps: float = FPS) -> Bool[np.n
     """Which foot joints (ankles and feet, in the order of `skeleton.FEET`) stand on the floor from each frame to the next.
 
     A joint is in contact where it is less than `CONTACT_HEIGHT` over its own floor level at both frames, both joints of its foot move
-    vertically by less than `CONTACT_VERTICAL_SPEED`, and all this lasts at least `CONTACT_SECONDS`. Its floor level is the 2nd percentile of
-    its height in the clip: the minimum would follow one bad frame.
+    vertically by less than `CONTACT_VERTICAL_SPEED`, and all this lasts at least `CONTACT_SECONDS`. Its floor level is the 2nd
+    percentile of its height in the clip: the minimum would follow one bad frame.
     """
     height = joints[:, FEET, 1]
     low = height < np.percentile(height, 2, axis=0) + CONTACT_HEIGHT
@@ -72,6 +72,16 @@ def contact_speeds(
 def foot_skating(joints: Float[np.ndarray, "T 22 3"], fps: float = FPS, contact: Bool[np.ndarray, "T-1 4"] | None = None) -> float:
     """Mean of `contact_speeds` in m/s; NaN where nothing is ever in contact."""
     return _mean(contact_speeds(joints, fps, contact))
+
+
+def low_foot_speeds(joints: Float[np.ndarray, "T 22 3"], fps: float = FPS) -> Float[np.ndarray, " n"]:
+    """Horizontal speeds, in m/s, of foot joints wherever they are less than `CONTACT_HEIGHT` over their own floor level in the clip.
+
+    The looser measure of skating, common in the field: heights alone decide, so that the roll of a step counts and real motion has some.
+    """
+    height = joints[:, FEET, 1]
+    low = height[1:] < np.percentile(height, 2, axis=0) + CONTACT_HEIGHT
+    return (np.linalg.norm(np.diff(joints[:, FEET][..., [0, 2]], axis=0), axis=-1) * fps)[low]
 
 
 def penetration(joints: Float[np.ndarray, "T 22 3"], floor: float = 0.0) -> float:
@@ -140,8 +150,8 @@ def freezes(
 ) -> bool:
     """Whether the whole body stands still (mean joint speed under `speed` m/s) throughout some window of `seconds`.
 
-    Speeds come from displacements over half a second, which jitter on a frozen pose does not raise much. A clip shorter than the window cannot
-    freeze.
+    Speeds come from displacements over half a second, which jitter on a frozen pose does not raise much. A clip shorter than the
+    window cannot freeze.
     """
     window, span = max(round(seconds * fps), 2), max(round(_FREEZE_SPAN * fps), 1)
     span = min(span, window - 1)
@@ -154,7 +164,7 @@ def freezes(
 
 
 def explodes(joints: Float[np.ndarray, "T 22 3"], fps: float = FPS, *, speed: float = EXPLODE_SPEED, reach: float = EXPLODE_REACH) -> bool:
-    """Whether any joint is not a number, moves faster than `speed` m/s, is further than `reach` metres from the pelvis, or leaves the world.
+    """Whether a joint is not finite, moves faster than `speed` m/s, is over `reach` metres from the pelvis, or leaves the world.
 
     Leaving the world is a pelvis more than 0.5 m under the floor or 3 m over it.
     """
@@ -170,12 +180,13 @@ def summarise(motions: list[Float[np.ndarray, "T 22 3"]], fps: float = FPS) -> d
     """The figures of a set of motions: frame-weighted means, and counts of the motions that freeze or explode.
 
     Returns:
-      jerk (m/s^3), foot_skating (m/s, over all contacts), penetration_mm, floating (share of frames), bone_drift_mm, frozen, exploded.
+      jerk (m/s^3), foot_skating (m/s, over all contacts), low_foot_speed (m/s, over all low feet), penetration_mm, floating (share of frames), bone_drift_mm, frozen, exploded.
     """
     frames = np.array([len(joints) for joints in motions])
     return {
         "jerk": weighted_mean([jerk(joints, fps) for joints in motions], frames - 3),
         "foot_skating": _mean(np.concatenate([contact_speeds(joints, fps) for joints in motions])),
+        "low_foot_speed": _mean(np.concatenate([low_foot_speeds(joints, fps) for joints in motions])),
         "penetration_mm": 1000 * weighted_mean([penetration(joints) for joints in motions], frames),
         "floating": weighted_mean([floating(joints) for joints in motions], frames),
         "bone_drift_mm": 1000 * weighted_mean([bone_length_drift(joints) for joints in motions], frames),
@@ -199,6 +210,11 @@ def weighted_mean(values: list[float], weights: np.ndarray) -> float:
     values, weights = np.asarray(values, float), np.asarray(weights, float)
     known = np.isfinite(values) & (weights > 0)
     return float((values[known] * weights[known]).sum() / weights[known].sum()) if known.any() else float("nan")
+
+
+def ratio(value: float, reference: float) -> float:
+    """value / reference; NaN where the reference is zero or NaN."""
+    return value / reference if reference > 0 else float("nan")
 
 
 def _mean(values: np.ndarray) -> float:

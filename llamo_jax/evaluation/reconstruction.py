@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from llamo_jax.errors import InputError
-from llamo_jax.evaluation.physical import contact_speeds, contacts
+from llamo_jax.evaluation.physical import contact_speeds, contacts, low_foot_speeds, ratio
 from llamo_jax.motion import rotations as rot
 from llamo_jax.motion.representation import FPS, decode_positions, decode_rotations
 from llamo_jax.motion.skeleton import forward_kinematics, recover_offsets
@@ -20,14 +20,16 @@ def evaluate_reconstruction(
     A VAE that makes 4 frames of one latent returns 4 * (T // 4) frames: the frames that both have are compared.
 
     Returns:
-      mpjpe_mm: mean distance of joints in mm, each frame moved so that its pelvis is the original's and neither rotated nor scaled; from the
-        position features, whose heading accumulates, so that drift of the heading counts.
+      mpjpe_mm: mean distance of joints in mm, each frame moved so that its pelvis is the original's and neither rotated nor scaled; from
+        the position features, whose heading accumulates, so that drift of the heading counts.
       mpjpe_rotations_mm: the same with the reconstruction's joints from its rotation features, on the original's bones.
       mpjre_degrees: mean geodesic angle between parent-relative rotations, the root's taken in the world.
       root_error_mm: mean horizontal distance of the pelvis; it grows with the length of the clips.
       acceleration_error_mm: mean length of the difference of second differences, pelvis-aligned, in mm a frame squared.
       jerk, jerk_real: mean jerk of the joints in the world in m/s^3 (`physical.jerk`), and jerk_ratio, the quotient.
       foot_skating, foot_skating_real: mean horizontal speed in m/s of foot joints while the ORIGINAL's are in contact, and skating_ratio.
+      low_foot_speed, low_foot_speed_real, low_foot_ratio: mean horizontal speed in m/s of feet that are low, each by its own heights, and the
+        quotient: the looser measure of skating.
       frames, clips: how many were compared.
 
     Raises:
@@ -51,10 +53,13 @@ def evaluate_reconstruction(
         "acceleration_error_mm": 1000 * mean["acceleration"],
         "jerk": mean["jerk"],
         "jerk_real": mean["jerk_real"],
-        "jerk_ratio": _ratio(mean["jerk"], mean["jerk_real"]),
+        "jerk_ratio": ratio(mean["jerk"], mean["jerk_real"]),
         "foot_skating": mean["skating"],
         "foot_skating_real": mean["skating_real"],
-        "skating_ratio": _ratio(mean["skating"], mean["skating_real"]),
+        "skating_ratio": ratio(mean["skating"], mean["skating_real"]),
+        "low_foot_speed": mean["low_feet"],
+        "low_foot_speed_real": mean["low_feet_real"],
+        "low_foot_ratio": ratio(mean["low_feet"], mean["low_feet_real"]),
         "frames": counts["root"],
         "clips": len(originals),
     }
@@ -78,12 +83,10 @@ def _errors(original: np.ndarray, reconstruction: np.ndarray) -> dict[str, np.nd
         "jerk_real": _length(np.diff(real, n=3, axis=0)) * FPS**3,
         "skating": contact_speeds(made, FPS, contact),
         "skating_real": contact_speeds(real, FPS, contact),
+        "low_feet": low_foot_speeds(made),
+        "low_feet_real": low_foot_speeds(real),
     }
 
 
 def _length(vectors: np.ndarray) -> np.ndarray:
     return np.linalg.norm(vectors, axis=-1)
-
-
-def _ratio(value: float, reference: float) -> float:
-    return value / reference if reference > 0 else float("nan")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -62,6 +63,14 @@ class MotionCodec:
         features = np.asarray(_decode(self.params, self.config, jnp.asarray(padded))) * self.feature_std + self.feature_mean
         return [f[: FRAMES_PER_LATENT * len(z)] for f, z in zip(features, latents, strict=True)]
 
+    def stream(self, latents: Iterable[Float[np.ndarray, " Z"]]) -> Iterator[Float[np.ndarray, "4 272"]]:
+        """Un-normalised features of one motion, four frames as each normalised latent comes; the same frames as `decode` gives."""
+        state = motion_vae.decoder_state(self.config, 1)
+        for latent in latents:
+            raw = jnp.asarray(latent * self.latent_std + self.latent_mean)[None, None]
+            features, state = _decode_next(self.params, self.config, raw, state)
+            yield np.asarray(features[0]) * self.feature_std + self.feature_mean
+
     def normalise(self, features: Float[np.ndarray, "... 272"]) -> Float[np.ndarray, "... 272"]:
         """Features in training deviations, clipped."""
         normalised = (features - self.feature_mean) / self.feature_std
@@ -85,3 +94,8 @@ def _encode(params: dict, config: MotionVAEConfig, features: Float[Array, "B T 2
 @functools.partial(jax.jit, static_argnames="config")
 def _decode(params: dict, config: MotionVAEConfig, latents: Float[Array, "B n Z"]) -> Float[Array, "B T 272"]:
     return motion_vae.decode(params, config, latents)[0]
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def _decode_next(params: dict, config: MotionVAEConfig, latents: Float[Array, "1 1 Z"], state: motion_vae.State) -> tuple[Float[Array, "1 4 272"], motion_vae.State]:
+    return motion_vae.decode(params, config, latents, state)

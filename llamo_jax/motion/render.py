@@ -6,6 +6,7 @@ pelvis smoothly, so that the subject's left (blue) is on the picture's right as 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -41,6 +42,7 @@ _SUPERSAMPLING = 2
 _FIELD_OF_VIEW = np.radians(32)
 _AZIMUTH, _PITCH = np.radians(30), np.radians(12)
 _GRID_STEP, _GRID_RADIUS = 0.5, 4.5  # metres
+_TRAIL_SECONDS = 5.0
 _SOLE = 0.03  # metres from the lowest joint, a toe, to the ground below it
 _EDGES = 24  # of the polygon that stands for a round outline
 
@@ -48,11 +50,11 @@ _EDGES = 24  # of the polygon that stands for a round outline
 _RADII = {
     "chest": 0.105, "spine2": 0.105, "spine1": 0.1, "pelvis": 0.105, "left_hip": 0.085, "left_knee": 0.056, "left_ankle": 0.042,
     "left_heel": 0.034, "left_foot": 0.034, "left_toe": 0.026, "left_shoulder": 0.055, "left_elbow": 0.04, "left_wrist": 0.03,
-    "left_hand": 0.034, "left_fingers": 0.024, "neck": 0.05, "head": 0.052, "jaw": 0.074, "skull": 0.098, "nose": 0.022,
+    "left_rib": 0.085, "left_hand": 0.034, "left_fingers": 0.024, "neck": 0.05, "head": 0.052, "jaw": 0.074, "skull": 0.098, "nose": 0.022,
 }  # fmt: skip
 _TRUNK = (
-    ("left_hip", "right_hip", "pelvis"), ("pelvis", "spine1", "spine2"), ("left_shoulder", "right_shoulder", "chest", "spine2"),
-    ("neck", "head"), ("jaw", "skull"), ("nose",),
+    ("left_hip", "right_hip", "pelvis"), ("pelvis", "spine1", "spine2"),
+    ("left_shoulder", "right_shoulder", "chest", "left_rib", "right_rib"), ("neck", "head"), ("jaw", "skull"), ("nose",),
 )  # fmt: skip
 _LEFT_LIMBS = (
     ("left_hip", "left_knee"), ("left_knee", "left_ankle"), ("left_ankle", "left_heel", "left_foot", "left_toe"),
@@ -71,8 +73,10 @@ _PARTS = (
     + [(part, LEFT) for part in _LEFT_LIMBS]
     + [(tuple(map(_right, part)), RIGHT) for part in _LEFT_LIMBS]
 )
-# [parts, 4] indices of the spheres that each part wraps; shorter ones repeat their first.
-_WRAPPED = np.array([[_SPHERES.index(name) for name in (*part, *[part[0]] * (4 - len(part)))] for part, _ in _PARTS])
+# [parts, 5] indices of the spheres that each part wraps; shorter ones repeat their first.
+_WRAPPED = np.array([[_SPHERES.index(name) for name in (*part, *[part[0]] * (5 - len(part)))] for part, _ in _PARTS])
+# Metres added to a part's depth when parts are ordered: the trunk hides where the neck enters it, from all sides.
+_SUNK = np.array([0.12 if part[0] == "neck" else 0.0 for part, _ in _PARTS])
 
 
 def render(clips: Sequence[MotionClip], path: str | Path, titles: Sequence[str] | None = None) -> None:
@@ -125,9 +129,11 @@ def _write_mp4(path: Path, clips: Sequence[MotionClip], titles: Sequence[str]) -
 
 
 def _write_gif(path: Path, clips: Sequence[MotionClip], titles: Sequence[str]) -> None:
-    frames = list(_video_frames(clips, titles, GIF_FPS, GIF_PANEL))
-    palette = frames[len(frames) // 2].quantize(96)  # one for all: colours do not flicker, and unchanged pixels cost nothing
-    indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    frames = _video_frames(clips, titles, GIF_FPS, GIF_PANEL)
+    opening = list(itertools.islice(frames, 2 * round(GIF_FPS)))
+    # One palette for all, from a frame that shows the trail: colours do not flicker, and unchanged pixels cost nothing.
+    palette = opening[-1].quantize(96)
+    indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in itertools.chain(opening, frames)]
     indexed[0].save(path, save_all=True, append_images=indexed[1:], duration=round(1000 / GIF_FPS), loop=0)
 
 
@@ -188,13 +194,15 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float, most: int = 3) 
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
+        elif len(lines) == most:
+            lines[-1] += " ..."
+            break
         else:
-            lines.append(word)
-    if len(lines) > most:
-        lines = [*lines[: most - 1], f"{lines[most - 1]} ..."]
+            lines.append(word[: int(width)])  # no letter is narrower than a pixel
     for index, line in enumerate(lines):
-        while font.getlength(line) > width and len(line) > 1:  # a word longer than the line
-            line = line[:-1]
+        # A word longer than the line, or the ellipsis.
+        while font.getlength(line) > width and len(line) > 4:
+            line = f"{line.removesuffix(' ...')[:-1]} ..."
         lines[index] = line
     return lines
 
@@ -225,7 +233,9 @@ def _spheres(clip: MotionClip) -> tuple[Float[np.ndarray, "T S 3"], Float[np.nda
     at["skull"] = at["head"] + size * turned @ [0, 0.1, 0.0]
     at["nose"] = at["head"] + size * turned @ [0, 0.07, 0.105]
     at["chest"] = at["spine3"] * 0.5 + at["neck"] * 0.5 - (at["left_shoulder"] + at["right_shoulder"]) * 0.05 + at["spine2"] * 0.1
-    for side in ("left", "right"):
+    broad = _unit(at["left_shoulder"] - at["right_shoulder"]) * size
+    for side, out in (("left", 0.045), ("right", -0.045)):
+        at[f"{side}_rib"] = at["spine2"] * 0.75 + at["chest"] * 0.25 + out * broad
         palm = _unit(at[f"{side}_wrist"] - at[f"{side}_elbow"]) * size
         at[f"{side}_hand"], at[f"{side}_fingers"] = at[f"{side}_wrist"] + 0.07 * palm, at[f"{side}_wrist"] + 0.14 * palm
         foot, shin = _unit(at[f"{side}_foot"] - at[f"{side}_ankle"]), at[f"{side}_ankle"] - at[f"{side}_knee"]
@@ -271,6 +281,7 @@ class _Scene:
         self.size = size
         self.centres, self.radii = _spheres(clip)
         self.floor = clip.joints[..., 1].min() - _SOLE
+        self.trail_frames = round(_TRAIL_SECONDS * clip.fps)
         self.trail = clip.joints[:, 0] * [1, 0, 1] + [0, self.floor, 0]
         self.camera = self._camera(clip)
 
@@ -285,9 +296,7 @@ class _Scene:
         axes = np.stack([right, np.cross(backward, right), -backward])
         width, height = (side * _SUPERSAMPLING for side in self.size)
         # Steps and bounces do not shake the picture; slow climbs and falls are followed.
-        targets = np.stack(
-            [gaussian_filter1d(clip.joints[:, 0, axis], sigma * clip.fps, mode="nearest") for axis, sigma in enumerate((0.4, 1.0, 0.4))], -1
-        )
+        targets = np.stack([_smooth(clip.joints[:, 0, axis], sigma * clip.fps) for axis, sigma in enumerate((0.4, 1.0, 0.4))], -1)
         targets[:, 1] -= 0.02
         camera = _Camera(axes, targets, 0.0, (width, height))
         seen = (self.centres - targets[:, None]) @ axes.T
@@ -314,7 +323,7 @@ class _Scene:
         fill = _wrap_circles(pixels, radii)
         # Light from the upper left: a narrower, brighter core beside the axis.
         light = _wrap_circles(pixels - 0.28 * radii[:, None], 0.5 * radii)
-        for part in np.argsort(-depth[_WRAPPED].mean(1)):
+        for part in np.argsort(-depth[_WRAPPED].mean(1) - _SUNK):
             colour = _PARTS[part][1]
             draw.polygon(outline[part].ravel().tolist(), _mix(colour, (0, 0, 0), 0.42))
             draw.polygon(fill[part].ravel().tolist(), colour)
@@ -350,10 +359,10 @@ class _Scene:
             draw.line(line, _mix(BACKGROUND, GRID, min(1.0, 1.4 * fade)), 3 if thick else 1)
 
     def _draw_trail(self, draw: ImageDraw.ImageDraw, frame: int) -> None:
-        """The pelvis's way on the ground up to now."""
-        trail = self.trail[: frame + 1]
+        """The pelvis's way on the ground, of the last seconds."""
+        trail = self.trail[max(0, frame - self.trail_frames) : frame + 1]
         if len(trail) > 1:
-            pixels, depth = self.camera.project(trail[:: max(1, len(trail) // 150)], frame)
+            pixels, depth = self.camera.project(trail, frame)
             ahead = pixels[depth > 0.3]
             if len(ahead) > 1:
                 draw.line(ahead.ravel().tolist(), TRAIL, 2 * _SUPERSAMPLING, joint="curve")
@@ -366,6 +375,12 @@ def _wrap_circles(centres: Float[np.ndarray, "S 2"], radii: Float[np.ndarray, " 
     reach = np.einsum("psi,ei->pse", centres[_WRAPPED], around) + radii[_WRAPPED][..., None]
     farthest = np.take_along_axis(_WRAPPED, reach.argmax(1), 1)
     return centres[farthest] + radii[farthest][..., None] * around
+
+
+def _smooth(values: Float[np.ndarray, " T"], sigma: float) -> Float[np.ndarray, " T"]:
+    """Gaussian smoothing over `sigma` frames that keeps a steady pace steady up to both ends (the ends go on by point reflection)."""
+    margin = int(4 * sigma) + 1
+    return gaussian_filter1d(np.pad(values, margin, mode="reflect", reflect_type="odd"), sigma)[margin:-margin]
 
 
 def _unit(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:

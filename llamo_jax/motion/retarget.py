@@ -90,8 +90,8 @@ def to_smpl22(bvh: Bvh, where: str | Path, unit: float | None = None) -> SmplMot
     """
     joints = find_joints(bvh, where)
     positions, world = bvh.world()
-    if len(positions) > 2 and _starts_with_rest_pose(world):
-        positions, world = positions[1:], world[1:]
+    opening = _opening_rest_frames(positions, world, joints, bvh.frame_time)
+    positions, world = positions[opening:], world[opening:]
     to_y_up, t_pose = _t_pose(bvh, joints, positions, world, where)
     positions, world = positions @ to_y_up.T, to_y_up @ world
     scale = _unit(bvh, joints, where) if unit is None else unit
@@ -191,10 +191,25 @@ def _missing(joints: dict[str, int]) -> dict[int, tuple[int, int, float]]:
     return missing
 
 
-def _starts_with_rest_pose(world: Float[np.ndarray, "T J 3 3"]) -> bool:
-    """Whether frame 0 jumps to frame 1 as nothing after it does: recordings that open with the rest pose (most of CMU's)."""
-    turns = rot.geodesic(world[:-1], world[1:]).max(-1)
-    return bool(turns[0] > 0.35 and turns[0] > 8 * np.median(turns[1:]))
+def _opening_rest_frames(
+    positions: Float[np.ndarray, "T J 3"], world: Float[np.ndarray, "T J 3 3"], joints: dict[str, int], frame_time: float
+) -> int:
+    """How many frames at the start are no motion: most of CMU's files open in the T-pose and jump into the motion.
+
+    Some ease from the one to the other, but all within a tenth of a second, and turning faster than they ever do later.
+    """
+    found = world[:, list(joints.values())]
+    turns = rot.geodesic(found[:-1], found[1:]).max(-1)
+    if len(turns) < 2:
+        return 0
+    usual = np.median(turns[1:])
+    opening = turns[: max(2, round(0.1 / frame_time))]
+    first = {name: positions[0, joints[name]] for name in ("left_wrist", "right_wrist", "head", "left_ankle")}
+    spread = np.linalg.norm(first["left_wrist"] - first["right_wrist"]) > 0.8 * np.linalg.norm(first["head"] - first["left_ankle"])
+    peak = int(opening.argmax())
+    if not spread or opening[peak] < max(0.35, 5 * usual):
+        return 0
+    return peak + int(np.argmax(np.append(opening[peak:], 0.0) <= 2.5 * usual))
 
 
 def _unit(bvh: Bvh, joints: dict[str, int], where: str | Path) -> float:

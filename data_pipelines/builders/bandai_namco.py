@@ -1,0 +1,120 @@
+"""The Bandai-Namco-Research-Motiondataset 1 and 2 (CC BY-NC 4.0), as published: BVH and a JSON of label numbers for each take."""
+
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.builders.bandai_namco_captions import CONTENTS, STYLES, captions
+from data_pipelines.builders.takes import Rejected, Rejections, Span, Take, build, split_stratified
+from data_pipelines.shards import MotionRecord, MotionShards
+from llamo_jax.errors import InputError
+from llamo_jax.files import read_json
+from llamo_jax.motion.representation import headings
+
+# The two sets name some things differently. Seen in the recordings: "bye" waves the right hand and "byebye" both, "dash" is as fast as the
+# run of set 2, and "walk-left" and "walk-right" go sideways.
+_CONTENT = {"bye": "wave-right-hand", "byebye": "wave-both-hands", "dash": "run", "dance-long": "dance", "dance-short": "dance"}
+_STYLE = {"masculinity": "masculine", "old": "elderly", "tired": "exhausted", "not-confident": "shy", "chimpira": "tough"}
+
+_TAKE = re.compile(r"(dataset-\d+)_.+_\d+")
+
+
+def build_bandai_namco(source: str | Path, out: str | Path, *, min_takes: int = 5, workers: int = 2) -> MotionShards:
+    """Builds the motion shards.
+
+    Takes are kept whole: median 4 s, 95 % under 9 s. Contents and styles of both sets are merged where they are the same; 85 / 5 / 10 %
+    of the takes of each content train, validate and test.
+
+    Args:
+      source: a folder that holds the extracted data set, at any depth.
+      out: data folder to write.
+      min_takes: contents and styles with fewer takes are left out: too few to learn, and to hold any out.
+      workers: processes.
+
+    Raises:
+      InputError: `source` is not that data set, or no take can be used.
+    """
+    rejections = Rejections()
+    takes = find_takes(Path(source), rejections, min_takes)
+    words = f"Bandai-Namco-Research-Motiondataset, {source}"
+    return build(out, takes, rejections, builder="bandai_namco", source=words, workers=workers, check=contradiction)
+
+
+def contradiction(record: MotionRecord) -> Rejected | None:
+    """Turns to the other side than the label says, of which the data set has a few."""
+    content = record.labels["content"]
+    if content.startswith("walk-turn-"):
+        turn = float(np.degrees(headings(record.features)[-1]))
+        if (turn > 0) != content.endswith("left"):
+            return Rejected(record.name, "turns the other way", f"by {turn:.0f} degrees, positive to the left")
+    return None
+
+
+def find_takes(source: Path, rejections: Rejections, min_takes: int) -> list[Take]:
+    """The takes with their captions, labels and splits, in the order of their names."""
+    paths = sorted(source.rglob("dataset-*_*.bvh"), key=lambda path: path.name)
+    if not paths:
+        raise InputError(
+            f"{source}: no file dataset-*_*.bvh in it; expected the extracted Bandai-Namco-Research-Motiondataset (data/ and cfg/)"
+        )
+    names = {kind: _label_names(source, kind) for kind in ("content", "style")}
+    labelled = {}
+    for path in paths:
+        labels = _labels(path, names)
+        if isinstance(labels, Rejected):
+            rejections.add(labels)
+        else:
+            labelled[path] = labels
+    counts = {kind: Counter(labels[kind] for labels in labelled.values()) for kind in names}
+    kept: dict[str, dict[Path, dict[str, str]]] = defaultdict(dict)
+    for path, labels in labelled.items():
+        rare = [f"{kind} {labels[kind]} has fewer than {min_takes} takes" for kind in names if counts[kind][labels[kind]] < min_takes]
+        if rare:
+            rejections.add(Rejected(path.stem, rare[0]))
+        else:
+            kept[labels["content"]][path] = labels
+    takes = []
+    for labels_by_path in kept.values():
+        splits = split_stratified(path.stem for path in labels_by_path)
+        for path, labels in labels_by_path.items():
+            sentences = captions(labels["content"], labels["style"], path.stem)
+            takes.append(Take(path, splits[path.stem], (Span(path.stem, sentences, labels),)))
+    if not takes:
+        raise InputError(f"{source}: none of {len(paths)} takes can be used ({rejections.counts})")
+    return sorted(takes, key=lambda take: take.path.name)
+
+
+def _labels(path: Path, names: dict[str, dict[str, list[str]]]) -> dict[str, str] | Rejected:
+    match = _TAKE.fullmatch(path.stem)
+    if not match:
+        return Rejected(path.stem, "file name", "expected dataset-N_content_style_number.bvh")
+    try:
+        numbers = read_json(path.with_suffix(".json"))
+    except InputError as error:
+        return Rejected(path.stem, "no labels", str(error))
+    merged = {"content": (_CONTENT, CONTENTS), "style": (_STYLE, STYLES)}
+    labels = {"dataset": match[1]}
+    for kind, (renamed, known) in merged.items():
+        table = names[kind].get(match[1], [])
+        number = numbers.get(kind) if isinstance(numbers, dict) else None
+        if not isinstance(number, int) or not 0 <= number < len(table):
+            return Rejected(path.stem, "no labels", f"{kind} {number} is not a number of cfg/{kind}_label.txt, which has {len(table)}")
+        name = table[number].removeprefix(f"{match[1]}_")
+        labels[kind] = renamed.get(name, name)
+        if labels[kind] not in known:
+            return Rejected(path.stem, f"unknown {kind}", name)
+    return labels
+
+
+def _label_names(source: Path, kind: str) -> dict[str, list[str]]:
+    """Data set ("dataset-1") -> its labels by number."""
+    names = {}
+    for path in sorted(source.rglob(f"{kind}_label.txt")):
+        lines = path.read_text().split()
+        if lines:
+            names[lines[0].partition("_")[0]] = lines
+    if not names:
+        raise InputError(f"{source}: no cfg/{kind}_label.txt in it; expected the extracted Bandai-Namco-Research-Motiondataset")
+    return names

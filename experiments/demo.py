@@ -1,0 +1,271 @@
+"""The main job end to end: data, VAE, three stages, motion and captions, measured, in one report.
+
+    python -m experiments.demo                                                      the embedded procedural corpus, an LLM of its own
+    python -m experiments.demo --corpus bandai_namco --source DIR --llm FOLDER      real recordings, a real LLM
+
+The demo has no training code of its own: it calls the functions of the full recipes.
+"""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+import llamo_jax
+from data_pipelines.builders.bandai_namco import build_bandai_namco
+from data_pipelines.builders.bandai_namco_captions import labels_of
+from data_pipelines.builders.bvh_folder import build_bvh_folder
+from data_pipelines.builders.synthetic_builder import build_synthetic
+from data_pipelines.loader import evaluation_examples
+from data_pipelines.shards import MotionRecord, MotionShards
+from data_pipelines.synthetic import caption_facts
+from experiments.pretrain import pretrain, pretrain_llm
+from experiments.recipes import Recipe, recipe_named
+from experiments.report import CaptionRow, Figure, Pair, write_report
+from experiments.train_vae import train_vae
+from llamo_jax.cli import run_reporting_mistakes
+from llamo_jax.errors import InputError
+from llamo_jax.evaluation.captioning import caption_accuracy
+from llamo_jax.evaluation.generation import GenerationResult, evaluate_generation
+from llamo_jax.evaluation.language import text_fidelity
+from llamo_jax.evaluation.reconstruction import evaluate_reconstruction
+from llamo_jax.evaluation.recogniser import Recogniser
+from llamo_jax.files import write_json
+from llamo_jax.inference.codec import MotionCodec
+from llamo_jax.model import Llamo
+from llamo_jax.motion import MotionClip
+from llamo_jax.presets import LLMS
+
+Corpus = Literal["synthetic", "bandai_namco", "bvh"]
+
+_LABELS = {"synthetic": ("action", "side", "speed", "count"), "bandai_namco": ("content", "style"), "bvh": ()}
+"""What a recogniser is trained to tell apart; a folder of BVH brings sentences and no labels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Build a corpus, train the whole model on it, generate, caption, measure, and write an HTML report."""
+
+    out: Path = Path("demo")
+    """Folder of the run; gets report/, bundle/, data/, checkpoints and metrics. A run that is there already is continued."""
+    corpus: Corpus = "synthetic"
+    """The embedded procedural corpus, the Bandai-Namco recordings, or a folder of BVH with captions.json."""
+    source: Path | None = None
+    """Folder of the recordings, for the last two."""
+    llm: Path | None = None
+    """Hugging Face folder of a pretrained LLM; without it a tiny one is pretrained on the captions."""
+    recipe: str | None = None
+    """Name of the recipe; "demo" for the synthetic corpus, "recordings" for recordings."""
+    clips: int = 2400
+    """Size of the synthetic corpus."""
+    examples: int = 300
+    """Held-out clips to measure on, at most."""
+    videos: int = 12
+    """Pairs of generated and real videos in the report."""
+    seed: int = 0
+    """Of data, weights, batches and samples."""
+    json: Path | None = None
+    """Write the figures to this file too."""
+    debug: bool = False
+    """Show the traceback of a mistake."""
+
+    def run(self) -> None:
+        if self.corpus != "synthetic" and self.source is None:
+            raise InputError(f"--corpus {self.corpus} needs --source: the folder of the recordings")
+        recipe = recipe_named(self.recipe or ("demo" if self.corpus == "synthetic" else "recordings"))
+        clock = _Clock()
+        with clock("data"):
+            shards = self._data()
+        with clock("motion VAE and latents"):
+            codec, latents = train_vae(shards.path, self.out, recipe.vae, max_tokens=recipe.loader.motion_len - 1, seed=self.seed)
+        with clock("LLM"):
+            llm = self.llm or self._own_llm(shards, recipe)
+        with clock("three stages"):
+            bundle = pretrain(llm, codec, latents, self.out, recipe, seed=self.seed)
+        model = llamo_jax.load(bundle)
+        measured = _Measured(self, shards, recipe, model, llm, clock)
+        with clock("report"):
+            report = write_report(
+                self.out / "report", f"llamo_jax on {shards.manifest['builder']}", self._facts(shards, recipe, model, llm, clock),
+                measured.figures, {"Training": self.out / "metrics.jsonl"}, measured.pairs, measured.captions,
+            )  # fmt: skip
+        figures = {figure.name: figure.value for figure in measured.figures}
+        write_json(self.out / "figures.json", {"figures": figures, "seconds": clock.seconds})
+        if self.json:
+            write_json(self.json, {"figures": figures, "seconds": clock.seconds})
+        for figure in measured.figures:
+            mark = {None: "    ", True: "pass", False: "MISS"}[figure.passed]
+            print(f"{mark}  {figure.name:<58} {figure.value:10.4g} {figure.unit:<8} {figure.aim}")
+        print(f"{sum(clock.seconds.values()):.0f} s in all: " + ", ".join(f"{name} {s:.0f} s" for name, s in clock.seconds.items()))
+        print(f"report -> {report}\nbundle -> {bundle}   (try: llamo generate {bundle} \"a person waves the left hand\" -o wave.mp4)")
+
+    def _data(self) -> MotionShards:
+        folder = self.out / "data"
+        if (folder / "dataset.json").exists():
+            return MotionShards(folder)
+        if self.corpus == "synthetic":
+            return build_synthetic(folder, num_clips=self.clips, seed=self.seed)
+        if self.corpus == "bandai_namco":
+            return build_bandai_namco(self.source, folder)
+        return build_bvh_folder(self.source, folder)
+
+    def _own_llm(self, shards: MotionShards, recipe: Recipe) -> Path:
+        captions = [caption for record in shards.split("train") for caption in record.captions]
+        return pretrain_llm(captions, self.out, LLMS["tiny"], recipe, seed=self.seed)
+
+    def _facts(self, shards: MotionShards, recipe: Recipe, model: Llamo, llm: Path, clock: "_Clock") -> dict[str, Any]:
+        packages = ("llamo_jax", "jax", "flax", "optax", "grain", "numpy")
+        return {
+            "Data": {"corpus": shards.manifest["source"], "clips": shards.manifest["records"], "hours": shards.manifest["hours"]},
+            "Model": {"LLM": llm, "text tower": model.config.text, "motion tower": model.config.motion, "flow head": model.config.flow,
+                      "motion VAE": model.codec.config},
+            "Training": {"VAE": recipe.vae.run, **{stage.run.name: stage.run for stage in recipe.stages}, "seed": self.seed},
+            "Machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "devices": jax.device_count(),
+                        "python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}},
+            "Seconds": {name: f"{seconds:.0f}" for name, seconds in clock.seconds.items()},
+        }  # fmt: skip
+
+
+class _Clock:
+    """Seconds of each phase of the run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - started
+
+
+class _Measured:
+    """Everything that the report says of a trained model, on the test split."""
+
+    def __init__(self, demo: Demo, shards: MotionShards, recipe: Recipe, model: Llamo, llm: Path, clock: _Clock):
+        held_out = [record for record in shards.split("test") if len(record.features) // 4 < recipe.loader.motion_len]
+        chosen = [record for _, record in evaluation_examples(held_out, demo.examples)]
+        self.figures = _reconstruction_figures(chosen, model.codec) + _language_figures(model, llm)
+        self.pairs: list[Pair] = []
+        self.captions: list[CaptionRow] = []
+        label_names = _LABELS[demo.corpus]
+        with clock("recogniser"):
+            recogniser = Recogniser.train(shards.split("train").cached(), label_names, seed=demo.seed, seconds=90) if label_names else None
+        clips = [MotionClip.from_features(r.features, captions=r.captions, name=r.name, labels=r.labels) for r in chosen]
+        with clock("captions"):
+            captions = [text for start in range(0, len(clips), 32) for text in model.caption(clips[start : start + 32])]
+        with clock("generation"):
+            result = evaluate_generation(model, chosen, recogniser, seed=demo.seed) if recogniser else None
+        if result:
+            self.figures += _generation_figures(result, label_names) + _caption_figures(captions, chosen, _facts_of(demo.corpus))
+        shown = _spread(len(chosen), demo.videos)
+        for index in shown:
+            self.pairs.append(_pair(result, index) if result else _unjudged_pair(model, clips[index], demo.seed))
+        for index in _spread(len(chosen), 24):
+            named = _facts_of(demo.corpus)(captions[index]) if label_names else {}
+            right = all(named.get(name) == value for name, value in chosen[index].labels.items()) if label_names else None
+            self.captions.append(CaptionRow(chosen[index].name, captions[index], chosen[index].captions, right))
+
+
+def _facts_of(corpus: Corpus):
+    """The function that reads the labels off a caption of this corpus."""
+    if corpus == "bandai_namco":
+        return lambda caption: dict(zip(("content", "style"), labels_of(caption), strict=True))
+    return caption_facts
+
+
+def _reconstruction_figures(records: list[MotionRecord], codec: MotionCodec) -> list[Figure]:
+    real = [np.asarray(record.features) for record in records]
+    decoded = [f for start in range(0, len(real), 32) for f in codec.decode(codec.encode(real[start : start + 32]))]
+    f = evaluate_reconstruction(real, decoded)
+    group = "Motion VAE, held-out clips"
+    return [
+        Figure("VAE MPJPE", f["mpjpe_mm"], "mm", group, high=18.0, note="pelvis-aligned, from positions"),
+        Figure("VAE MPJPE from rotations", f["mpjpe_rotations_mm"], "mm", group),
+        Figure("VAE MPJRE", f["mpjre_degrees"], "degrees", group),
+        Figure("VAE jerk over real", f["jerk_ratio"], "x", group, low=0.8, high=1.3),
+        Figure("VAE foot skating over real", f["low_foot_ratio"], "x", group, high=1.3, note="mean speed of feet lower than 5 cm"),
+        Figure("VAE speed of standing feet", 100 * f["foot_skating"], "cm/s", group, control=100 * f["foot_skating_real"],
+               note="stricter: while the recording's feet stand still"),
+        Figure("Streamed decoding against decoding at once", f["clips"] and _streaming_error(codec, real[0]), "", group, high=1e-4,
+               note="largest difference of features"),
+    ]  # fmt: skip
+
+
+def _streaming_error(codec: MotionCodec, features: np.ndarray) -> float:
+    latents = codec.encode([features])[0]
+    return float(np.abs(np.concatenate(list(codec.stream(latents))) - codec.decode([latents])[0]).max())
+
+
+def _language_figures(model: Llamo, llm: Path) -> list[Figure]:
+    f = text_fidelity(model, llm)
+    group = "Language"
+    figures = [Figure("Text logits changed by motion training", f["changed_logits"], "", group, high=0, note="bitwise")]
+    if "logit_error" in f:
+        note = f"|difference| / (1 + |logit|) against transformers, float32; largest difference {f['logit_error']:.2g} on logits up to {f['largest_logit']:.0f}"
+        figures.append(Figure("Text logits against transformers", f["logit_error_relative"], "", group, high=1e-5, note=note))
+    return figures
+
+
+def _generation_figures(result: GenerationResult, label_names: tuple[str, ...]) -> list[Figure]:
+    f, group = result.figures, f"Text-to-motion, {result.figures['clips']:.0f} held-out captions"
+    aims = {"content": 80.0, "style": 90.0, "action": 80.0}
+    figures = [
+        Figure(f"Recognised {name} of generated", 100 * f[f"accuracy_{name}"], "%", group, low=aims.get(name),
+               control=100 * f[f"accuracy_{name}_real"])
+        for name in label_names
+    ]  # fmt: skip
+    figures.append(Figure("Wrong hand", f["wrong_hand"], f"of {f['hand_clips']:.0f}", group, high=0, control=f["wrong_hand_real"]))
+    if f["walk_clips"]:
+        figures.append(Figure("Walking speed", f["walk_speed"], "m/s", group, low=0.7 * f["walk_speed_real"], high=1.3 * f["walk_speed_real"],
+                              control=f["walk_speed_real"]))  # fmt: skip
+    if f["exit_clips"]:
+        note = f"bias {f['exit_bias_tokens']:+.1f}; always guessing the median length gives {f['exit_error_tokens_constant']:.1f}"
+        figures.append(Figure("Exit error", f["exit_error_tokens"], "tokens", group, high=5.0, note=note))
+    long = f"of {f['long_clips']:.0f} of 20 s"
+    return [
+        *figures,
+        Figure("Frozen", f["long_frozen"], long, group, high=0),
+        Figure("Exploded", f["long_exploded"], long, group, high=0),
+        Figure("Jerk", f["jerk"], "m/s^3", group, control=f["jerk_real"]),
+        Figure("Speed of low feet", 100 * f["low_foot_speed"], "cm/s", group, control=100 * f["low_foot_speed_real"], note="lower than 5 cm"),
+        Figure("Speed of standing feet", 100 * f["foot_skating"], "cm/s", group, control=100 * f["foot_skating_real"], note="own contacts"),
+        Figure("Positions against rotations", f["disagreement_mm"], "mm", group),
+        Figure("Frechet distance", f["frechet"], "", group, control=f["frechet_halves"], note="control: two halves of the real clips"),
+    ]
+
+
+def _caption_figures(captions: list[str], records: list[MotionRecord], facts_of) -> list[Figure]:
+    f = caption_accuracy(captions, [record.labels for record in records], facts_of, [record.captions for record in records])
+    aims = {"content": 90.0, "action": 90.0}
+    group = f"Motion-to-text, {len(records)} held-out clips"
+    return [
+        Figure(f"Captions: {name.replace('_', ' ')}", 100 * value, "%", group, low=aims.get(name)) for name, value in f.items()
+    ]
+
+
+def _pair(result: GenerationResult, index: int) -> Pair:
+    real = result.real[index]
+    return Pair(result.prompts[index], result.generated[index], real, real.labels, result.recognised[index])
+
+
+def _unjudged_pair(model: Llamo, clip: MotionClip, seed: int) -> Pair:
+    return Pair(clip.captions[0], model.generate(clip.captions[0], seed=seed), clip)
+
+
+def _spread(length: int, count: int) -> list[int]:
+    return sorted(set(np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()))
+
+
+if __name__ == "__main__":
+    command = tyro.cli(Demo)
+    run_reporting_mistakes(command.run, debug=command.debug)

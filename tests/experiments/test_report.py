@@ -1,0 +1,130 @@
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from experiments.report import CaptionRow, Figure, Pair, read_metrics, write_report
+from llamo_jax.errors import InputError
+from llamo_jax.motion import MotionClip
+
+FIGURES = [
+    Figure("MPJPE", 16.234, "mm", "VAE", high=18, note="positions"),
+    Figure("Skating", 1.42, "", "VAE", high=1.3, control=1),
+    Figure("Content", 83.0, "%", "Control", low=80, control=98.6),
+    Figure("Fréchet distance", 40.3, group="Control"),
+]
+
+
+def clip(frames: int = 6) -> MotionClip:
+    rotations = np.broadcast_to(np.eye(3), (frames, 22, 3, 3)).copy()
+    return MotionClip.from_rotations(rotations, np.tile([0, 0.95, 0.0], (frames, 1)))
+
+
+@pytest.fixture
+def metrics(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"stage": stage, "step": step, "time": 5.0, "loss": 1 / step, "note": "x"} for stage in ("one", "two") for step in (1, 5, 9)]
+    lines.append({"stage": "two", "step": 12, "time": 6.0, "loss": float("nan"), "rate": 0.5})
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    return path
+
+
+class Page(HTMLParser):
+    """Tags, sources and text of a page; fails on tags that are not closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.sources, self.words = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href") and not value.startswith("#")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] not in (["style"], ["script"]):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(self.words)
+
+
+def test_the_report_has_everything_and_nothing_from_outside(tmp_path, metrics):
+    labels, recognised = {"content": "walk", "style": "old"}, {"content": "walk", "style": "sad"}
+    pairs = [Pair("<script>alert('x')</script> & walks", clip(), clip(), labels, recognised)]
+    captions = [
+        CaptionRow("clip-7", "a person <b>waves</b>", ["someone waves", "waving & smiling"], True, clip()),
+        CaptionRow("clip-8", "a person runs", ["someone sits"], False),
+    ]
+    facts = {"command": "python -m x", "Machine": {"cores": 2}, "Config": {"vae": {"width": 128}, "rate": 3e-3}, "Time": {"VAE": "9 min"}}
+    index = write_report(tmp_path / "out", "A <run>", facts, FIGURES, {"VAE": metrics}, pairs, captions, progress=False)
+    assert index == tmp_path / "out" / "index.html"
+    text = index.read_text()
+    page = Page(text)
+    assert page.tags.count("script") == 1  # ours; the prompt's is text
+    for words in (
+        "<script>alert('x')</script> & walks", "a person <b>waves</b>", "waving & smiling", "someone sits", "clip-7", "A <run>",
+        "content: walk", "style: sad, asked for old", "python -m x", "128", "0.00300", "9 min", "16.2", "at most 18 mm", "98.6 %",
+        "Fréchet distance", "2 of 3 aims met", "positions", "✓ right", "✗ wrong",
+    ):  # fmt: skip
+        assert words in page.text, words
+    assert page.text.count("✓ met") == 2
+    assert page.text.count("✗ missed") == 1
+    assert page.sources and not re.search(r"https?://|@import|url\(", text)
+    for source in page.sources:
+        assert (index.parent / source).stat().st_size > 100, source
+    written = {path.relative_to(index.parent).as_posix() for path in index.parent.rglob("*") if path.is_file()}
+    assert written == {"index.html", *page.sources}
+    assert {source.split(".")[-1] for source in page.sources} == {"mp4", "png", "svg"}
+
+
+def test_figures_judge_themselves():
+    assert [figure.passed for figure in FIGURES] == [True, False, True, None]
+    between = Figure("jerk", 0.7, low=0.8, high=1.3)
+    assert (between.aim, between.passed) == ("0.8 to 1.3", False)
+    assert Figure("jerk", 0.8, low=0.8, high=1.3).passed
+    assert Figure("jerk", 1.31, low=0.8, high=1.3).passed is False
+    assert Figure("x", float("nan"), high=3).passed is False
+    assert Figure("wrong hands", 0, "clips", high=0).aim == "at most 0 clips"
+
+
+def test_curves_are_drawn_with_stages_in_sequence(tmp_path, metrics):
+    scalars = read_metrics(metrics)
+    assert scalars["loss"] == {"one": [(1, 1), (5, 0.2), (9, 1 / 9)], "two": [(1, 1), (5, 0.2), (9, 1 / 9)]}  # NaN is left out
+    assert scalars["rate"] == {"two": [(12, 0.5)]}
+    assert set(scalars) == {"loss", "rate"}
+    first, second = (
+        write_report(tmp_path / name, "t", {}, [], {"a": metrics}, progress=False).parent / "curves" / "00.svg" for name in ("one", "two")
+    )
+    assert ElementTree.parse(first).getroot().tag.endswith("svg")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_new_report_replaces_the_old_one_and_a_failed_one_leaves_it(tmp_path, metrics):
+    folder = tmp_path / "out"
+    write_report(folder, "first", {}, FIGURES, progress=False)
+    (folder / "stale.txt").write_text("old")
+    write_report(folder, "second", {}, FIGURES, progress=False)
+    assert not (folder / "stale.txt").exists()
+    with pytest.raises(InputError, match="cannot be read"):
+        write_report(folder, "third", {}, FIGURES, {"a": tmp_path / "none.jsonl"}, progress=False)
+    assert "second" in (folder / "index.html").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "out"]
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"loss": 1}', '{"step": null}'])
+def test_broken_metrics_are_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "loss": 2}}\n{line}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2: not a record of metrics"):
+        read_metrics(path)

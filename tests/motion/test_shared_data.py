@@ -1,0 +1,129 @@
+"""Real motion: the golden clip of the 272 representation, and recordings of two motion capture collections."""
+
+import tarfile
+
+import numpy as np
+import pytest
+
+from llamo_jax.motion import MotionClip
+from llamo_jax.motion import representation as rep
+from llamo_jax.motion import rotations as rot
+from llamo_jax.motion.bvh import read_bvh
+from llamo_jax.motion.retarget import find_joints, to_smpl22
+from llamo_jax.motion.skeleton import JOINT_INDEX, forward_kinematics, recover_offsets
+
+pytestmark = pytest.mark.shared_data
+
+
+def _members(archive, wanted, folder):
+    """Extracts the .bvh files of these names; stops at the last one, since the archive can only be read from its start."""
+    wanted, paths = set(wanted), {}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            name = member.name.rpartition("/")[2].removesuffix(".bvh")
+            if name in wanted and member.name.endswith(".bvh"):
+                paths[name] = folder / f"{name}.bvh"
+                paths[name].write_bytes(tar.extractfile(member).read())
+                if len(paths) == len(wanted):
+                    break
+    assert set(paths) == wanted
+    return paths
+
+
+@pytest.fixture(scope="module")
+def golden(shared):
+    folder = shared / "data" / "motion_272_golden"
+    features = np.load(folder / "features_272.npy")
+    joints = np.load(folder / "joints.npy")[:, :22]
+    vectors = np.load(folder / "smpl_85_face_z.npy")[:, :66].reshape(-1, 22, 3)
+    return features, joints, rot.from_rotvec(vectors)
+
+
+def test_golden_features(golden):
+    features, joints, rotations = golden
+    assert np.abs(rep.encode(joints, rotations) - features).max() < 1e-5
+
+
+def test_golden_positions(golden):
+    features, joints, _ = golden
+    joints = joints - joints[0, 0] * [1, 0, 1] - [0, joints[..., 1].min(), 0]
+    assert np.abs(rep.decode_positions(features) - joints).max() < 1e-5
+
+
+def test_golden_rotations(golden):
+    features, joints, _ = golden
+    joints = joints - joints[0, 0] * [1, 0, 1] - [0, joints[..., 1].min(), 0]
+    rotations, root = rep.decode_rotations(features)
+    offsets = recover_offsets(joints, rotations)
+    assert np.abs(forward_kinematics(rotations, root, offsets) - joints).max() < 1e-4
+    assert np.allclose(offsets[JOINT_INDEX["left_elbow"]], [0.2698, -0.0765, -0.0467], atol=1e-4)
+
+
+BANDAI = ("bow_normal_001", "dash_normal_001", "kick_normal_001")
+"""Clips of the first data set: they lie early in the archive."""
+
+
+@pytest.fixture(scope="module")
+def bandai(shared, tmp_path_factory):
+    names = [f"dataset-1_{name}" for name in BANDAI]
+    return _members(shared / "data" / "bandai_namco.tar.xz", names, tmp_path_factory.mktemp("bandai"))
+
+
+CMU = {"02_04": "31 joints", "07_01": "31 joints", "09_01": "43 joints", "131_01": "31 joints, other offsets", "16_01": "ASF names, 30 Hz"}
+
+
+@pytest.fixture(scope="module")
+def cmu(shared, tmp_path_factory):
+    return _members(shared / "data" / "cmu_mocap.tar.xz", CMU, tmp_path_factory.mktemp("cmu"))
+
+
+def _agrees_with_its_source(path, worst):
+    """Mapped joints stay where the file has them, and flexion is flexion."""
+    bvh = read_bvh(path)
+    motion = to_smpl22(bvh, path)
+    joints = forward_kinematics(motion.rotations, motion.root_positions, motion.offsets)
+    positions = bvh.world()[0][-len(joints) :]
+    found = find_joints(bvh, path)
+    leg = found["left_knee"], found["left_hip"]
+    smpl_leg = np.linalg.norm(motion.offsets[JOINT_INDEX["left_knee"]])
+    scale = smpl_leg / np.linalg.norm(positions[0, leg[0]] - positions[0, leg[1]])
+    for name, index in found.items():
+        assert np.abs(joints[:, JOINT_INDEX[name]] - positions[:, index] * scale).max() < worst, name
+    for side in ("left", "right"):
+        knee = rot.to_rotvec(motion.rotations[:, JOINT_INDEX[f"{side}_knee"]])
+        assert np.median(knee[:, 0]) > 0 and np.abs(knee[:, 0]).max() > np.abs(knee[:, 1:]).max()
+    assert motion.offsets[JOINT_INDEX["left_wrist"], 0] > 0.15 > -0.15 > motion.offsets[JOINT_INDEX["right_wrist"], 0]
+    assert motion.offsets[JOINT_INDEX["left_ankle"], 1] < -0.35
+    return motion
+
+
+@pytest.mark.parametrize("name", BANDAI)
+def test_bandai_namco(bandai, name):
+    path = bandai[f"dataset-1_{name}"]
+    _agrees_with_its_source(path, 0.005)
+    clip = MotionClip.load(path)
+    for source in ("positions", "rotations"):
+        decoded = MotionClip.from_features(clip.features(), source=source)
+        assert abs(rot.heading(decoded.rotations[0, 0])) < 1e-5
+        # The floor is the lowest joint, a toe, which lies 4 cm above the data set's own ground: hips at 0.90 m, head at 1.40 m.
+        standing = decoded.joints[0]
+        assert 0.75 < standing[0, 1] < 0.92 and 1.15 < standing[JOINT_INDEX["head"], 1] < 1.42
+
+
+def test_bandai_namco_runs_forward(bandai):
+    clip = MotionClip.load(bandai["dataset-1_dash_normal_001"])
+    for source in ("positions", "rotations"):
+        joints = MotionClip.from_features(clip.features(), source=source).joints
+        speed = np.linalg.norm(np.diff(joints[:, 0, [0, 2]], axis=0), axis=-1) * 30
+        assert 2.0 < np.median(speed) < 7.0
+
+
+@pytest.mark.parametrize("name", CMU)
+def test_cmu(cmu, name):
+    # Two neck joints become one bone of constant length: the head is a few millimetres off where they bend.
+    motion = _agrees_with_its_source(cmu[name], 0.01)
+    # No T-pose is left at the start.
+    first = MotionClip.load(cmu[name]).joints[0]
+    assert np.linalg.norm(first[JOINT_INDEX["left_wrist"]] - first[JOINT_INDEX["right_wrist"]]) < 1.0
+    turns = rot.geodesic(motion.rotations[:-1], motion.rotations[1:])[:, JOINT_INDEX["left_shoulder"]]
+    assert turns[:12].max() < 0.3
