@@ -74,8 +74,7 @@ def _three_stages(rows: int, steps: tuple[int, int, int], optim: OptimConfig, li
 RECORDINGS = Recipe(
     vae=VAERecipe(
         MotionVAEConfig(width=128),
-        RunConfig("vae", 9000, OptimConfig(2e-3, beta2=0.99), time_limit=780.0),
-        VAELossConfig(kl_weight=0.3, root_weight=7.0, acceleration_weight=1.0),
+        RunConfig("vae", 10000, OptimConfig(2e-3, beta2=0.99), time_limit=840.0),
     ),
     loader=LoaderConfig(text_len=96, motion_len=64),
     stages=_three_stages(8, (100, 4500, 200), OptimConfig(3e-3), (30.0, 800.0, 40.0)),

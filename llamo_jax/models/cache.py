@@ -29,9 +29,12 @@ class KVCache:
     def empty(cls, config: LLMConfig, batch: int, slots: int, dtype: jnp.dtype = jnp.float32) -> Self:
         """A cache with nothing in it."""
         shape = (batch, slots, config.num_kv_heads, config.head_dim)
-        layers = range(config.num_layers)
-        zeros = jnp.zeros((batch, slots), jnp.int32)
-        return cls(tuple(jnp.zeros(shape, dtype) for _ in layers), tuple(jnp.zeros(shape, dtype) for _ in layers), zeros, zeros, jnp.int32(0))  # fmt: skip
+
+        def zeros() -> tuple[Array, ...]:
+            return tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers))
+
+        # Each array is its own: a cache is donated to every step, and one buffer cannot be given away twice.
+        return cls(zeros(), zeros(), *(jnp.zeros((batch, slots), jnp.int32) for _ in range(2)), jnp.int32(0))
 
     def advance(self, positions: Int[Array, "B T"], segments: Int[Array, "B T"]) -> Self:
         """Takes the next T slots for tokens at these positions; `write` then fills them, layer by layer."""

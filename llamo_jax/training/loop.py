@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from llamo_jax import sharding
@@ -79,12 +79,10 @@ def train(
       InputError: `folder` holds a checkpoint of another run.
       FloatingPointError: the loss is no longer finite.
     """
-    place = {path: jax.device_put(leaf, shardings[path]) for path, leaf in params.items()}
     frozen = {path: jax.device_put(leaf, shardings[path]) for path, leaf in frozen.items()}
-    # Copies: the state is donated, and the caller keeps its parameters.
-    state = TrainState.create(jax.tree.map(jnp.copy, place), config.optim, config.trains)
+    state = TrainState.create(params, config.optim, config.trains, mesh, shardings)
     step = make_step(loss, config.optim, config.trains, mesh, shardings, config.seed)
-    rows = sharding.batch_sharding(mesh)
+    rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     with checkpoints(folder) as saved:
         seconds = 0.0
         if saved.latest_step is not None:
@@ -95,7 +93,7 @@ def train(
         bar = progress_bar(config.name, config.steps, count)
         while (progress := _progress(config, count, seconds)) < 1:
             batch = jax.device_put(next(data), rows)
-            state, metrics = step(state, frozen, batch, jnp.float32(progress))
+            state, metrics = step(state, frozen, batch, jax.device_put(np.float32(progress), everywhere))
             count += 1
             bar.update()
             if count % config.log_every == 0 or count == first + 1:

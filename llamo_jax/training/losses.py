@@ -40,7 +40,7 @@ class VAELossConfig(Config):
 
     kl_weight: float = 0.3
     root_weight: float = 7.0
-    acceleration_weight: float = 4.0
+    acceleration_weight: float = 8.0
     foot_weight: float = 3.0
 
 

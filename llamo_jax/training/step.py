@@ -30,9 +30,23 @@ class TrainState:
     opt_state: Any
 
     @classmethod
-    def create(cls, params: FlatParams, config: OptimConfig, trainable: Callable[[str], bool]) -> "TrainState":
-        """The state before the first step of a stage."""
-        return cls(jnp.int32(0), params, optim.transformation(config).init(partition(params, trainable)[0]))
+    def create(
+        cls, params: FlatParams, config: OptimConfig, trainable: Callable[[str], bool], mesh: Mesh, shardings: dict[str, NamedSharding]
+    ) -> "TrainState":
+        """The state before the first step of a stage, laid out as the step returns it, so that the step compiles once.
+
+        The arrays are copies: the step takes its state for good.
+        """
+        placed = {path: jax.device_put(jnp.copy(leaf), shardings[path]) for path, leaf in params.items()}
+        opt_state = optim.transformation(config).init(partition(placed, trainable)[0])
+        state = cls(jnp.int32(0), placed, opt_state)
+        return jax.device_put(state, state.shardings(mesh, shardings))
+
+    def shardings(self, mesh: Mesh, shardings: dict[str, NamedSharding]) -> "TrainState":
+        """The sharding of every array of the state, as a tree of its shape."""
+        everywhere = sharding.replicated(mesh)
+        opt_state = jax.tree_util.tree_map_with_path(lambda path, _: _moment_sharding(path, shardings, everywhere), self.opt_state)
+        return TrainState(everywhere, {path: shardings[path] for path in self.params}, opt_state)
 
 
 def make_step(
@@ -74,16 +88,11 @@ def make_step(
         params = fixed | optim.apply(config, trained, updates, rate)
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    def state_shardings(state: TrainState) -> TrainState:
-        everywhere = sharding.replicated(mesh)
-        opt_state = jax.tree_util.tree_map_with_path(lambda path, _: _moment_sharding(path, shardings, everywhere), state.opt_state)
-        return TrainState(everywhere, {path: shardings[path] for path in state.params}, opt_state)
-
     compiled: dict[str, Any] = {}
 
     def run(state: TrainState, frozen: FlatParams, batch: Any, progress: Array) -> tuple[TrainState, Metrics]:
         if "step" not in compiled:
-            out = (state_shardings(state), sharding.replicated(mesh))
+            out = (state.shardings(mesh, shardings), sharding.replicated(mesh))
             ins = (out[0], {path: shardings[path] for path in frozen}, sharding.batch_sharding(mesh), sharding.replicated(mesh))
             compiled["step"] = jax.jit(step, in_shardings=ins, out_shardings=out, donate_argnums=0)
         return compiled["step"](state, frozen, batch, progress)

@@ -93,7 +93,7 @@ def run_steps(mesh: jax.sharding.Mesh, params: tuple, steps: int = 3) -> tuple[d
     trainable, frozen = params
     placed = shardings(mesh, trainable, frozen)
     run = RunConfig("test", 10, OPTIM, MOTION)
-    state = TrainState.create({path: jax.device_put(np.array(leaf), placed[path]) for path, leaf in trainable.items()}, OPTIM, run.trains)
+    state = TrainState.create(trainable, OPTIM, run.trains, mesh, placed)
     frozen = {path: jax.device_put(leaf, placed[path]) for path, leaf in frozen.items()}
     step = make_step(loss, OPTIM, run.trains, mesh, placed, seed=0)
     losses = []
