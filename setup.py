@@ -34,7 +34,7 @@ setup(
         "tqdm>=4.66",
         "matplotlib>=3.9",
         "imageio-ffmpeg>=0.6",
-        "pillow>=10",
+        "pillow>=10.1",
         "jaxtyping>=0.3",
         "tensorboardX>=2.6",
     ],

@@ -19,9 +19,9 @@ from data_pipelines.shards import (
     require_free,
     write_shards,
 )
-from data_pipelines.statistics import FEATURE_LIMIT, Statistics
+from data_pipelines.statistics import Statistics
 from llamo_jax.errors import InputError
-from llamo_jax.motion.representation import FEATURES, canonical_crop
+from llamo_jax.motion.representation import FEATURE_LIMIT, FEATURES, canonical_crop
 
 Encode = Callable[[np.ndarray], np.ndarray]
 

@@ -11,10 +11,6 @@ from llamo_jax.errors import InputError
 from llamo_jax.files import atomic_path, read_arrays
 from llamo_jax.motion.representation import group_deviations
 
-FEATURE_LIMIT = 30.0
-"""Normalised features are clipped here: one deviation a group leaves heavy tails (a fast turn is 100 deviations of heading)."""
-
-
 class Moments:
     """Running count, mean and squared deviations of each channel in float64; the order of the data matters only to rounding.
 

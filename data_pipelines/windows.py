@@ -7,9 +7,9 @@ import numpy as np
 
 from data_pipelines.sampling import SampleOrder, prefetched, record_weights, sample_stream
 from data_pipelines.shards import MotionRecord
-from data_pipelines.statistics import FEATURE_LIMIT, Statistics
+from data_pipelines.statistics import Statistics
 from llamo_jax.errors import InputError
-from llamo_jax.motion.representation import FEATURES, canonical_crop
+from llamo_jax.motion.representation import FEATURE_LIMIT, FEATURES, canonical_crop
 
 Batch = dict[str, np.ndarray]
 

@@ -34,11 +34,12 @@ th, td { text-align: left; padding: 7px 12px; border-bottom: 1px solid var(--lin
 th { font-size: 13px; color: var(--soft); font-weight: 600; } tbody th { padding-top: 20px; color: var(--ink); font-size: 15px; }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .mark { font-weight: 600; white-space: nowrap; } .pass { color: var(--good); } .miss { color: var(--bad); }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 16px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 16px; align-items: start; }
 .card { border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; background: #fff; min-width: 0; }
 .card.quiet { background: var(--wash); border-color: transparent; }
 dl { display: grid; grid-template-columns: minmax(90px, max-content) 1fr; gap: 3px 16px; margin: 0; font-size: 14px; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+dt { color: var(--soft); } dt.over { grid-column: 1 / -1; color: var(--ink); font-weight: 600; }
+dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(560px, 100%), 1fr)); gap: 18px; }
 .sides { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 12px; } figure { margin: 0; }
 video, img { display: block; width: 100%; border-radius: 6px; background: var(--wash); } .strip { margin-top: 8px; }
@@ -161,7 +162,8 @@ def write_report(
     Args:
       out_dir: the folder.
       title: of the page.
-      facts: what was run: name -> value, or heading -> {name: value} for a box of its own (config, machine, versions, times).
+      facts: what was run: name -> value, or heading -> {name: value} for a box of its own (config, machine, versions, times). A value may
+        be a number, text, a sequence, a mapping or a dataclass.
       figures: the table.
       curves: heading -> JSONL file of metrics, a line {"stage", "step", "time", scalars} each; every scalar is drawn over the steps.
       pairs: videos and film strips.
@@ -266,9 +268,7 @@ def _pairs_html(folder: Path, pairs: Sequence[Pair], progress: bool) -> str:
             strips += f'<a href="strips/{stem}.png">{image}</a>'
         chips = "".join(_chip(name, value, pair.labels.get(name)) for name, value in pair.recognised.items())
         seen = f'<div class="chips"><span class="soft">recognised:</span>{chips}</div>' if chips else ""
-        cards.append(
-            f'<article class="card"><h3>“{_text(pair.prompt)}”</h3><div class="sides">{videos}</div>{seen}{strips}</article>'
-        )
+        cards.append(f'<article class="card"><h3>“{_text(pair.prompt)}”</h3><div class="sides">{videos}</div>{seen}{strips}</article>')
     return f'<div class="pairs">{"".join(cards)}</div>'
 
 
@@ -302,15 +302,27 @@ def _facts_html(facts: Mapping[str, Any]) -> str:
 
 
 def _list(values: Mapping[str, Any]) -> str:
-    return "<dl>" + "".join(f"<dt>{_text(name)}</dt><dd>{_value(value)}</dd>" for name, value in values.items()) + "</dl>"
+    return f"<dl>{_rows(values, 0)}</dl>"
+
+
+def _rows(values: Mapping[str, Any], depth: int) -> str:
+    """Rows of a definition list; what is inside a mapping is indented under its name."""
+    rows = ""
+    for name, value in values.items():
+        if dataclasses.is_dataclass(value):
+            value = dataclasses.asdict(value)
+        indent = f' style="padding-left: {depth}em"' if depth else ""
+        if isinstance(value, Mapping):
+            rows += f'<dt class="over"{indent}>{_text(name)}</dt>{_rows(value, depth + 1)}'
+        else:
+            rows += f"<dt{indent}>{_text(name)}</dt><dd>{_value(value)}</dd>"
+    return rows
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return _list(value)
     if isinstance(value, list | tuple):
         return _text(", ".join(map(str, value)))
-    return _number(value) if isinstance(value, float) else _text(value)
+    return _text(f"{value:g}" if isinstance(value, float) else value)
 
 
 def _curves_html(folder: Path, curves: Mapping[str, str | Path]) -> str:

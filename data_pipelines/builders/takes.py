@@ -1,5 +1,6 @@
 """What builders share: recordings to read, in parallel, and what of them cannot be used."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -183,17 +184,27 @@ def _pool(workers: int) -> Iterator[Callable]:
     if workers <= 1:
         yield map
         return
-    # Spawned, not forked: the parent may have started threads (JAX, Grain).
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    # Spawned, not forked: the parent may have started threads (JAX, Grain). Not multiprocessing.Pool, which waits for ever for the
+    # result of a process that was killed.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
 
         def imap(function: Callable, items: Iterable) -> Iterator:
-            # In order, as Pool.imap, which however would hold all results that are not asked for yet.
+            # In order, as Executor.map, which however would hold all results that are not asked for yet.
             pending: deque = deque()
             for item in items:
-                pending.append(pool.apply_async(function, (item,)))
+                pending.append(pool.submit(function, item))
                 if len(pending) > _AHEAD * workers:
-                    yield pending.popleft().get()
+                    yield pending.popleft().result()
             while pending:
-                yield pending.popleft().get()
+                yield pending.popleft().result()
 
-        yield imap
+        try:
+            yield imap
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise InputError(
+                "a worker process died: it ran out of memory, was killed, or the calling script starts work at import "
+                '(put it under `if __name__ == "__main__":`); or use one worker'
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,7 +1,7 @@
 """Do captions name what is in the motion?"""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from llamo_jax.errors import InputError
 
@@ -11,6 +11,7 @@ def caption_accuracy(
     labels: Sequence[Mapping[str, str]],
     classify: Callable[[str], Mapping[str, str]],
     references: Sequence[Sequence[str]] | None = None,
+    label_names: Collection[str] | None = None,
 ) -> dict[str, float]:
     """How often captions name the labels of their motion.
 
@@ -20,6 +21,7 @@ def caption_accuracy(
       classify: which labels a caption names, as the data set's builder inverts the templates that its captions were made from. A label
         it leaves out is not named, and counts as wrong.
       references: the true captions of each motion; None leaves out `exact_match`.
+      label_names: which labels to score; None is all. Leave out those that no caption speaks of, such as which recording it was.
 
     Returns:
       `<label>` for each label name (share of captions that name the right class), `all_labels` (share that name all of them), and
@@ -32,6 +34,8 @@ def caption_accuracy(
     if len(set(lengths.values())) > 1 or not captions:
         raise InputError(f"caption_accuracy got {lengths}; expected as many of each, and at least one")
     named = [classify(caption) for caption in captions]
+    if label_names is not None:
+        labels = [{name: value for name, value in truth.items() if name in label_names} for truth in labels]
     right: dict[str, list[bool]] = {}
     for found, truth in zip(named, labels, strict=True):
         for name, value in truth.items():

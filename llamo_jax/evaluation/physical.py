@@ -77,7 +77,8 @@ def foot_skating(joints: Float[np.ndarray, "T 22 3"], fps: float = FPS, contact:
 def low_foot_speeds(joints: Float[np.ndarray, "T 22 3"], fps: float = FPS) -> Float[np.ndarray, " n"]:
     """Horizontal speeds, in m/s, of foot joints wherever they are less than `CONTACT_HEIGHT` over their own floor level in the clip.
 
-    The looser measure of skating, common in the field: heights alone decide, so that the roll of a step counts and real motion has some.
+    Feet that swing low dominate it: adding a slide of 0.1 m/s to every frame of recorded walks and runs raises its mean by 5 %, and that of
+    `contact_speeds` threefold. It describes a gait; a ratio of it near 1 does not show that feet stand still.
     """
     height = joints[:, FEET, 1]
     low = height[1:] < np.percentile(height, 2, axis=0) + CONTACT_HEIGHT
@@ -145,9 +146,7 @@ def hand_heights(joints: Float[np.ndarray, "T 22 3"]) -> tuple[float, float]:
     return float(left), float(right)
 
 
-def freezes(
-    joints: Float[np.ndarray, "T 22 3"], fps: float = FPS, *, seconds: float = FREEZE_SECONDS, speed: float = FREEZE_SPEED
-) -> bool:
+def freezes(joints: Float[np.ndarray, "T 22 3"], fps: float = FPS, *, seconds: float = FREEZE_SECONDS, speed: float = FREEZE_SPEED) -> bool:
     """Whether the whole body stands still (mean joint speed under `speed` m/s) throughout some window of `seconds`.
 
     Speeds come from displacements over half a second, which jitter on a frozen pose does not raise much. A clip shorter than the
@@ -180,7 +179,8 @@ def summarise(motions: list[Float[np.ndarray, "T 22 3"]], fps: float = FPS) -> d
     """The figures of a set of motions: frame-weighted means, and counts of the motions that freeze or explode.
 
     Returns:
-      jerk (m/s^3), foot_skating (m/s, over all contacts), low_foot_speed (m/s, over all low feet), penetration_mm, floating (share of frames), bone_drift_mm, frozen, exploded.
+      jerk (m/s^3), foot_skating (m/s, over all contacts), low_foot_speed (m/s, over all low feet), penetration_mm, floating (share of
+      frames), bone_drift_mm, frozen, exploded.
     """
     frames = np.array([len(joints) for joints in motions])
     return {

@@ -28,8 +28,8 @@ def evaluate_reconstruction(
       acceleration_error_mm: mean length of the difference of second differences, pelvis-aligned, in mm a frame squared.
       jerk, jerk_real: mean jerk of the joints in the world in m/s^3 (`physical.jerk`), and jerk_ratio, the quotient.
       foot_skating, foot_skating_real: mean horizontal speed in m/s of foot joints while the ORIGINAL's are in contact, and skating_ratio.
-      low_foot_speed, low_foot_speed_real, low_foot_ratio: mean horizontal speed in m/s of feet that are low, each by its own heights, and the
-        quotient: the looser measure of skating.
+      low_foot_speed, low_foot_speed_real, low_foot_ratio: mean horizontal speed in m/s of feet that are low, each by its own heights, and
+        the quotient, which hardly sees skating (`physical.low_foot_speeds`).
       frames, clips: how many were compared.
 
     Raises:

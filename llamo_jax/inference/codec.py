@@ -14,9 +14,7 @@ from llamo_jax.config import MotionVAEConfig
 from llamo_jax.errors import InputError
 from llamo_jax.models import motion_vae
 from llamo_jax.models.motion_vae import FRAMES_PER_LATENT
-
-FEATURE_LIMIT = 30.0
-"""Normalised features are clipped here: shared group deviations leave heavy tails (a fast turn is 100 deviations of heading)."""
+from llamo_jax.motion.representation import FEATURE_LIMIT
 
 _BUCKET = 32  # latents; lengths are padded to multiples of this, so that few shapes compile
 

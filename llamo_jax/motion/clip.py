@@ -155,8 +155,11 @@ class MotionClip:
         return representation.encode(clip.joints, clip.rotations).astype(np.float32)
 
     def resampled(self, fps: float) -> Self:
-        """The same motion at another rate: positions interpolated linearly and rotations spherically at the exact new times."""
-        if fps == self.fps or len(self) == 1:
+        """The same motion at another rate: positions interpolated linearly and rotations spherically at the exact new times.
+
+        Rates within 0.01 % are the same: BVH files write 30 frames/s as a frame time of 0.0333333.
+        """
+        if abs(fps / self.fps - 1) < 1e-4 or len(self) == 1:
             return dataclasses.replace(self, fps=float(fps))
         # The last new frame is the last that lies within the old ones; 1e-6 keeps one that rounding would lose.
         count = int(np.floor((len(self) - 1) * fps / self.fps + 1e-6)) + 1

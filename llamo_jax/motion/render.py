@@ -1,8 +1,9 @@
 """Pictures of motion: videos (.mp4, .gif) and film strips (.png).
 
-A body of rounded limbs is projected and filled limb by limb, far to near, with Pillow at twice the size, then halved: milliseconds a frame on
-one core and no display. The camera stands before the subject as the first frame faces, 30 degrees to the subject's left, and follows the
-pelvis smoothly, so that the subject's left (blue) is on the picture's right as long as the subject faces the camera.
+A body of rounded limbs is projected and filled limb by limb, far to near, with Pillow at twice the size, then halved: milliseconds
+a frame on one core, and no display is needed. The camera stands before the subject as the first frame faces, 30 degrees to the
+subject's left, and follows the pelvis smoothly; so the subject's left (blue) is on the picture's right as long as the subject faces
+the camera.
 """
 
 import dataclasses
@@ -345,7 +346,7 @@ class _Scene:
         centre = np.round(target[[0, 2]] / _GRID_STEP) * _GRID_STEP
         across, along = np.meshgrid(lines, lines[:-1], indexing="ij")
         start = np.stack([across.ravel(), along.ravel()], -1)
-        end = start + [0, _GRID_STEP]
+        end = start + np.array([0, _GRID_STEP])
         segments = np.concatenate([np.stack([start, end], 1), np.stack([start, end], 1)[..., ::-1]]) + centre
         points = np.insert(segments, 1, self.floor, axis=-1)
         pixels, depth = self.camera.project(points, frame)

@@ -1,8 +1,8 @@
 """The 272-dimensional motion representation, both ways (MotionStreamer's layout).
 
 Per frame, at 30 frames/s, in metres: root displacement on the floor, heading change, joint positions and their differences, and
-parent-relative rotations, all without the heading. Positions and rotations are redundant: `decode_positions` and `decode_rotations` read the one
-or the other.
+parent-relative rotations, all without the heading. Positions and rotations are redundant: `decode_positions` and
+`decode_rotations` read the one or the other.
 """
 
 import numpy as np
@@ -27,6 +27,9 @@ ROTATIONS = slice(140, 272)
 """22 parent-relative rotations in 6D; the root's without its heading."""
 
 GROUPS = (ROOT_VELOCITY, HEADING_DELTA, POSITIONS, VELOCITIES, ROTATIONS)
+
+FEATURE_LIMIT = 30.0
+"""Normalised features are clipped here: one deviation a group leaves heavy tails (a fast turn is 100 deviations of heading)."""
 
 _NO_TURN = np.array([1.0, 0, 0, 0, 1, 0])
 

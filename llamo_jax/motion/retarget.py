@@ -1,8 +1,9 @@
 """Any named skeleton to SMPL-22, with a proper change of rest pose.
 
-Joints are found by their names. For each, the world rotation in a T-pose, G0, is known: from the skeleton's own zero pose where that is a standing
-body, else from a table of its axes, else from the frame that stands most upright. A joint's world rotation is then W(t) = G(t) G0^T: the
-identity in the T-pose, as SMPL has it, and moving each bone exactly as the source does. Bone lengths stay the source's own.
+Joints are found by their names. For each, the world rotation in a T-pose, G0, is known: from a table of the skeleton's axes, else from
+its own zero pose where that is a standing body, else from the frame that stands most upright. A joint's world rotation is then
+W(t) = G(t) G0^T: the identity in the T-pose, as SMPL has it, and moving each bone exactly as the source does. Bone lengths stay the
+source's own.
 """
 
 import dataclasses
@@ -38,8 +39,8 @@ _MIDDLE = {"pelvis": ("hips", "pelvis", "hip"), "neck": ("neck", "neck0", "neck1
 _BASES = frozenset(base for bases in _SIDED.values() for base in bases)
 _SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
 
-# World axes of the joints of the Bandai-Namco skeleton in a T-pose that faces +Z: columns are the local x, y and z axes. Its zero pose is no
-# pose of a body: bones lie along local x.
+# World axes of the joints of the Bandai-Namco skeleton in a T-pose that faces +Z: columns are the local x, y and z axes. Its zero pose
+# is no pose of a body: bones lie along local x.
 _ALONG_SPINE = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
 _LEFT_LEG, _RIGHT_LEG = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]), np.array([[0, 1, 0], [1, 0, 0], [0, 0, -1]])
 _FOOT_SLOPE, _TOE_SLOPE = np.radians(44.0), np.radians(26.0)  # below the horizontal, in a foot flat on the floor

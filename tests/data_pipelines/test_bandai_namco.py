@@ -1,6 +1,7 @@
 """The Bandai-Namco builder on a small copy of its layout, made here."""
 
 import json
+import os
 import re
 import tarfile
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.build import main
-from data_pipelines.builders.bandai_namco import build_bandai_namco
+from data_pipelines.builders.bandai_namco import build_bandai_namco, find_takes
 from data_pipelines.builders.bandai_namco_captions import CONTENTS, STYLES, all_captions, captions, labels_of
+from data_pipelines.builders.takes import Rejections, build
 from data_pipelines.shards import SPLITS, MotionShards
 from llamo_jax.errors import InputError
 from llamo_jax.motion.representation import HEADING_DELTA, ROOT_VELOCITY, decode_positions, headings
@@ -171,3 +173,15 @@ def test_real_takes(shared, tmp_path):
             assert 60 < turn < 120
         else:
             assert joints[:, 20, 1].max() > 1.4 > 1.0 > joints[:, 21, 1].max() and speed < 0.1
+
+
+def test_a_worker_that_dies_is_told(source, tmp_path):
+    """A process that is killed must not leave the build waiting for ever."""
+    takes = find_takes(source, Rejections(), 5)
+    with pytest.raises(InputError, match="a worker process died: it ran out of memory, was killed, or"):
+        build(tmp_path / "out", takes, Rejections(), builder="test", source="made here", workers=2, check=die)
+    assert not (tmp_path / "out").exists()
+
+
+def die(record):
+    os._exit(1)

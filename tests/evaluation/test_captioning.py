@@ -28,6 +28,12 @@ def test_without_references_there_is_no_exact_match():
     assert caption_accuracy(["a person runs"], [{"content": "run"}], classify) == {"content": 1.0, "all_labels": 1.0}
 
 
+def test_labels_that_captions_do_not_speak_of_are_left_out():
+    labels = [{"content": "run", "take": "7"}, {"content": "walk", "take": "8"}]
+    figures = caption_accuracy(["a person runs", "a person runs"], labels, classify, label_names=("content",))
+    assert figures == {"content": 0.5, "all_labels": 0.5}
+
+
 def test_unequal_counts_are_refused():
     with pytest.raises(InputError, match="'captions': 2, 'labels': 1"):
         caption_accuracy(["a", "b"], [{}], classify)

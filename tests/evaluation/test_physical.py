@@ -63,6 +63,17 @@ def test_skating_with_the_contacts_of_the_original_sees_a_foot_that_lifts_and_sl
     assert physical.foot_skating(moved, FPS, physical.contacts(original, FPS)) == pytest.approx(0.5)
 
 
+def test_low_feet_count_whatever_their_vertical_speed():
+    joints = bodies.sliding(60, (0, 0, 1.0))
+    left = [JOINT_INDEX["left_ankle"], JOINT_INDEX["left_foot"]]
+    joints[:, left, 2] *= 3  # the left foot slides at 3 m/s, the right at 1, and both bob by 2 cm
+    joints[..., 1] += (np.arange(60) % 2 * 0.02)[:, None]
+    assert physical.low_foot_speeds(joints, FPS).mean() == pytest.approx((3 + 1) / 2)
+    assert physical.contact_speeds(joints, FPS).size == 0
+    joints[20:, left, 1] += 0.2  # lifted: 20 steps of two joints at 3 m/s, 59 of two at 1
+    assert len(physical.low_foot_speeds(joints, FPS)) == 2 * 19 + 2 * 59
+
+
 def test_penetration_and_floating():
     joints = bodies.standing(10)
     joints[:5, :, 1] -= 0.04

@@ -66,7 +66,12 @@ def test_the_report_has_everything_and_nothing_from_outside(tmp_path, metrics):
         CaptionRow("clip-7", "a person <b>waves</b>", ["someone waves", "waving & smiling"], True, clip()),
         CaptionRow("clip-8", "a person runs", ["someone sits"], False),
     ]
-    facts = {"command": "python -m x", "Machine": {"cores": 2}, "Config": {"vae": {"width": 128}, "rate": 3e-3}, "Time": {"VAE": "9 min"}}
+    facts = {
+        "command": "python -m x",
+        "Machine": {"cores": 2},
+        "Config": {"vae": {"width": 128}, "rate": 3e-3, "figure": FIGURES[1]},
+        "Time": {"VAE": "9 min"},
+    }
     index = write_report(tmp_path / "out", "A <run>", facts, FIGURES, {"VAE": metrics}, pairs, captions, progress=False)
     assert index == tmp_path / "out" / "index.html"
     text = index.read_text()
@@ -74,8 +79,8 @@ def test_the_report_has_everything_and_nothing_from_outside(tmp_path, metrics):
     assert page.tags.count("script") == 1  # ours; the prompt's is text
     for words in (
         "<script>alert('x')</script> & walks", "a person <b>waves</b>", "waving & smiling", "someone sits", "clip-7", "A <run>",
-        "content: walk", "style: sad, asked for old", "python -m x", "128", "0.00300", "9 min", "16.2", "at most 18 mm", "98.6 %",
-        "Fréchet distance", "2 of 3 aims met", "positions", "✓ right", "✗ wrong",
+        "content: walk", "style: sad, asked for old", "python -m x", "128", "0.003", "1.42", "9 min", "16.2", "at most 18 mm", "98.6 %",
+        "Fréchet distance", "2 of 3 aims met", "positions", "control", "✓ right", "✗ wrong",
     ):  # fmt: skip
         assert words in page.text, words
     assert page.text.count("✓ met") == 2

@@ -9,7 +9,7 @@ from llamo_jax.motion.skeleton import JOINT_INDEX, NUM_JOINTS
 
 
 def make_walk(frames: int = 60, fps: float = 30.0, heading: float = 0.0, turn: float = 0.0) -> MotionClip:
-    """A stylised walk at 1.2 m/s: legs and arms swing, knees bend; it starts towards `heading` and turns by `turn` (radians, to the left)."""
+    """A stylised walk at 1.2 m/s: legs and arms swing, knees bend; it starts towards `heading`, turns by `turn` (radians to the left)."""
     time = np.arange(frames) / fps
     vectors = np.zeros((frames, NUM_JOINTS, 3))
     swing = 0.5 * np.sin(2 * np.pi * time)

@@ -59,14 +59,15 @@ def test_golden_rotations(golden):
     assert np.allclose(offsets[JOINT_INDEX["left_elbow"]], [0.2698, -0.0765, -0.0467], atol=1e-4)
 
 
-BANDAI = ("bow_normal_001", "dash_normal_001", "kick_normal_001")
-"""Clips of the first data set: they lie early in the archive."""
+BANDAI = (
+    "dataset-1_bow_normal_001", "dataset-1_kick_normal_001", "dataset-1_walk_normal_001", "dataset-1_run_normal_001",
+    "dataset-2_wave-left-hand_normal_001", "dataset-2_walk-turn-left_normal_001",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def bandai(shared, tmp_path_factory):
-    names = [f"dataset-1_{name}" for name in BANDAI]
-    return _members(shared / "data" / "bandai_namco.tar.xz", names, tmp_path_factory.mktemp("bandai"))
+    return _members(shared / "data" / "bandai_namco.tar.xz", BANDAI, tmp_path_factory.mktemp("bandai"))
 
 
 CMU = {"02_04": "31 joints", "07_01": "31 joints", "09_01": "43 joints", "131_01": "31 joints, other offsets", "16_01": "ASF names, 30 Hz"}
@@ -99,23 +100,36 @@ def _agrees_with_its_source(path, worst):
 
 @pytest.mark.parametrize("name", BANDAI)
 def test_bandai_namco(bandai, name):
-    path = bandai[f"dataset-1_{name}"]
-    _agrees_with_its_source(path, 0.005)
-    clip = MotionClip.load(path)
-    for source in ("positions", "rotations"):
-        decoded = MotionClip.from_features(clip.features(), source=source)
+    _agrees_with_its_source(bandai[name], 0.005)
+    for decoded in _decoded(bandai[name]):
         assert abs(rot.heading(decoded.rotations[0, 0])) < 1e-5
         # The floor is the lowest joint, a toe, which lies 4 cm above the data set's own ground: hips at 0.90 m, head at 1.40 m.
-        standing = decoded.joints[0]
-        assert 0.75 < standing[0, 1] < 0.92 and 1.15 < standing[JOINT_INDEX["head"], 1] < 1.42
+        hips, head = np.median(decoded.joints[:, 0, 1]), np.median(decoded.joints[:, JOINT_INDEX["head"], 1])
+        assert 0.75 < hips < 0.92 and 1.1 < head < 1.42
 
 
-def test_bandai_namco_runs_forward(bandai):
-    clip = MotionClip.load(bandai["dataset-1_dash_normal_001"])
-    for source in ("positions", "rotations"):
-        joints = MotionClip.from_features(clip.features(), source=source).joints
-        speed = np.linalg.norm(np.diff(joints[:, 0, [0, 2]], axis=0), axis=-1) * 30
-        assert 2.0 < np.median(speed) < 7.0
+def _decoded(path):
+    features = MotionClip.load(path).features()
+    return [MotionClip.from_features(features, source=source) for source in ("positions", "rotations")]
+
+
+@pytest.mark.parametrize(("name", "slowest", "fastest"), [("walk", 1.0, 1.3), ("run", 2.3, 4.0)])
+def test_bandai_namco_speeds(bandai, name, slowest, fastest):
+    for clip in _decoded(bandai[f"dataset-1_{name}_normal_001"]):
+        speed = np.linalg.norm(np.diff(clip.joints[:, 0, [0, 2]], axis=0), axis=-1) * 30
+        assert slowest < np.median(speed) < fastest
+
+
+def test_bandai_namco_waves_the_left_hand(bandai):
+    for clip in _decoded(bandai["dataset-2_wave-left-hand_normal_001"]):
+        left, right = (clip.joints[:, JOINT_INDEX[f"{side}_wrist"], 1].max() for side in ("left", "right"))
+        assert left + 0.04 == pytest.approx(1.74, abs=0.03) and right < 0.9
+
+
+def test_bandai_namco_turns_left(bandai):
+    for clip in _decoded(bandai["dataset-2_walk-turn-left_normal_001"]):
+        assert 80 < np.degrees(np.unwrap(rot.heading(clip.rotations[:, 0]))[-1]) < 110
+        assert clip.joints[-1, 0, 0] > 1  # and walks that way: +X is the left of where it started
 
 
 @pytest.mark.parametrize("name", CMU)
