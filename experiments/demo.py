@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,8 @@ from llamo_jax.presets import LLMS
 
 Corpus = Literal["synthetic", "bandai_namco", "bvh"]
 
+_RECIPES = {"synthetic": "demo", "bandai_namco": "bandai_namco", "bvh": "recordings"}
+
 _LABELS = {"synthetic": ("action", "side", "speed", "count"), "bandai_namco": ("content", "style"), "bvh": ()}
 """What a recogniser is trained to tell apart; a folder of BVH brings sentences and no labels."""
 
@@ -64,7 +66,7 @@ class Demo:
     llm: Path | None = None
     """Hugging Face folder of a pretrained LLM; without it a tiny one is pretrained on the captions."""
     recipe: str | None = None
-    """Name of the recipe; "demo" for the synthetic corpus, "recordings" for recordings."""
+    """Name of the recipe; the default is the corpus's own."""
     clips: int = 2400
     """Size of the synthetic corpus."""
     examples: int = 300
@@ -81,7 +83,7 @@ class Demo:
     def run(self) -> None:
         if self.corpus != "synthetic" and self.source is None:
             raise InputError(f"--corpus {self.corpus} needs --source: the folder of the recordings")
-        recipe = recipe_named(self.recipe or ("demo" if self.corpus == "synthetic" else "recordings"))
+        recipe = recipe_named(self.recipe or _RECIPES[self.corpus])
         clock = _Clock()
         with clock("data"):
             shards = self._data()
@@ -166,17 +168,21 @@ class _Measured:
         with clock("generation"):
             result = evaluate_generation(model, chosen, recogniser, seed=demo.seed) if recogniser else None
         if result:
-            self.figures += _generation_figures(result, label_names) + _caption_figures(captions, chosen, _facts_of(demo.corpus))
+            self.figures += _generation_figures(result, label_names) + _caption_figures(captions, chosen, _facts_of(demo.corpus), label_names)
         shown = _spread(len(chosen), demo.videos)
         for index in shown:
             self.pairs.append(_pair(result, index) if result else _unjudged_pair(model, clips[index], demo.seed))
         for index in _spread(len(chosen), 24):
             named = _facts_of(demo.corpus)(captions[index]) if label_names else {}
-            right = all(named.get(name) == value for name, value in chosen[index].labels.items()) if label_names else None
+            scored = {name: value for name, value in chosen[index].labels.items() if name in label_names}
+            right = all(named.get(name) == value for name, value in scored.items()) if scored else None
             self.captions.append(CaptionRow(chosen[index].name, captions[index], chosen[index].captions, right))
 
 
-def _facts_of(corpus: Corpus):
+FactsOf = Callable[[str], Mapping[str, str | None]]
+
+
+def _facts_of(corpus: Corpus) -> FactsOf:
     """The function that reads the labels off a caption of this corpus."""
     if corpus == "bandai_namco":
         return lambda caption: dict(zip(("content", "style"), labels_of(caption), strict=True))
@@ -193,10 +199,11 @@ def _reconstruction_figures(records: list[MotionRecord], codec: MotionCodec) -> 
         Figure("VAE MPJPE from rotations", f["mpjpe_rotations_mm"], "mm", group),
         Figure("VAE MPJRE", f["mpjre_degrees"], "degrees", group),
         Figure("VAE jerk over real", f["jerk_ratio"], "x", group, low=0.8, high=1.3),
-        Figure("VAE foot skating over real", f["low_foot_ratio"], "x", group, high=1.3, note="mean speed of feet lower than 5 cm"),
-        Figure("VAE speed of standing feet", 100 * f["foot_skating"], "cm/s", group, control=100 * f["foot_skating_real"],
-               note="stricter: while the recording's feet stand still"),
-        Figure("Streamed decoding against decoding at once", f["clips"] and _streaming_error(codec, real[0]), "", group, high=1e-4,
+        Figure("VAE foot skating over real", f["skating_ratio"], "x", group, high=1.3,
+               note="mean horizontal speed of feet while the recording's stand still"),
+        Figure("VAE speed of standing feet", 100 * f["foot_skating"], "cm/s", group, control=100 * f["foot_skating_real"]),
+        Figure("VAE speed of low feet over real", f["low_foot_ratio"], "x", group, note="lower than 5 cm; hardly sees skating"),
+        Figure("Streamed decoding against decoding at once", _streaming_error(codec, real[0]), "", group, high=1e-4,
                note="largest difference of features"),
     ]  # fmt: skip
 
@@ -211,8 +218,8 @@ def _language_figures(model: Llamo, llm: Path) -> list[Figure]:
     group = "Language"
     figures = [Figure("Text logits changed by motion training", f["changed_logits"], "", group, high=0, note="bitwise")]
     if "logit_error" in f:
-        note = f"|difference| / (1 + |logit|) against transformers, float32; largest difference {f['logit_error']:.2g} on logits up to {f['largest_logit']:.0f}"
-        figures.append(Figure("Text logits against transformers", f["logit_error_relative"], "", group, high=1e-5, note=note))
+        note = f"largest difference, float32, of logits up to {f['largest_logit']:.0f}; over 1 + |logit|: {f['logit_error_relative']:.2g}"
+        figures.append(Figure("Text logits against transformers", f["logit_error"], "", group, high=1e-5, note=note))
     return figures
 
 
@@ -244,8 +251,9 @@ def _generation_figures(result: GenerationResult, label_names: tuple[str, ...]) 
     ]
 
 
-def _caption_figures(captions: list[str], records: list[MotionRecord], facts_of) -> list[Figure]:
-    f = caption_accuracy(captions, [record.labels for record in records], facts_of, [record.captions for record in records])
+def _caption_figures(captions: list[str], records: list[MotionRecord], facts_of: FactsOf, label_names: tuple[str, ...]) -> list[Figure]:
+    labels, references = [record.labels for record in records], [record.captions for record in records]
+    f = caption_accuracy(captions, labels, facts_of, references, label_names)
     aims = {"content": 90.0, "action": 90.0}
     group = f"Motion-to-text, {len(records)} held-out clips"
     return [

@@ -32,14 +32,14 @@ def _for_side(side: str) -> dict[str, tuple[tuple[str, str], ...]]:
 
 
 CONTENTS: dict[str, tuple[tuple[str, str], ...]] = {
-    "walk": (("walks", "walking"), ("walks forward", "walking forward"), ("takes a walk", "taking a walk")),
-    "run": (("runs", "running"), ("runs forward", "running forward"), ("runs ahead", "running ahead")),
-    "walk-back": (("walks back", "walking back"), ("walks backwards", "walking backwards"), ("steps backwards", "stepping backwards")),
+    "walk": (("walks", "walking"), ("walks forward", "walking forward")),
+    "run": (("runs", "running"), ("runs forward", "running forward")),
+    "walk-back": (("walks back", "walking back"), ("walks backwards", "walking backwards")),
     **_for_side("left"),
     **_for_side("right"),
     "wave-both-hands": (("waves both hands", "waving both hands"), ("waves with both hands", "waving with both hands")),
     "raise-up-both-hands": (("raises both hands", "raising both hands"), ("lifts up both hands", "lifting up both hands")),
-    "bow": (("bows", "bowing"), ("takes a bow", "taking a bow"), ("bows down", "bowing down")),
+    "bow": (("bows", "bowing"), ("takes a bow", "taking a bow")),
     "guide": (("shows the way", "showing the way"), ("points the way with a hand", "pointing the way with a hand")),
     "call": (("calls someone over", "calling someone over"), ("calls to a friend", "calling to a friend")),
     "respond": (("answers a call", "answering a call"), ("answers by raising a hand", "answering by raising a hand")),
@@ -50,25 +50,25 @@ CONTENTS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """Content -> what the person does, as (third person, -ing form)."""
 
-STYLES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "normal": ("normal", ("in a normal way", "normally", "as usual")),
-    "active": ("active", ("in an active way", "actively", "with a lot of energy")),
-    "elderly": ("old", ("like an old person", "the way old people do", "as if very old")),
-    "exhausted": ("tired", ("in a tired way", "like a tired person", "as if very tired")),
-    "feminine": ("feminine", ("in a feminine way", "like a woman", "the way a lady does")),
-    "masculine": ("masculine", ("in a masculine way", "like a man", "the way a strong man does")),
-    "youthful": ("young", ("like a young person", "the way young people do", "in a young way")),
-    "happy": ("happy", ("in a happy way", "happily", "in a happy mood")),
-    "sad": ("sad", ("in a sad way", "sadly", "in a sad mood")),
-    "angry": ("angry", ("in an angry way", "angrily", "in an angry mood")),
-    "proud": ("proud", ("in a proud way", "proudly", "full of pride")),
-    "shy": ("shy", ("in a shy way", "shyly", "like a shy person")),
-    "childish": ("childish", ("in a childish way", "like a child", "the way a child does")),
-    "musical": ("musical", ("in a musical way", "as if to music", "like a musical person")),
-    "giant": ("giant", ("like a giant", "the way a giant does", "as a giant would")),
-    "tough": ("tough", ("in a tough way", "like a tough person", "the way a tough guy does")),
+STYLES: dict[str, tuple[str, str]] = {
+    "normal": ("normal", "as usual"),
+    "active": ("active", "in an active way"),
+    "elderly": ("old", "like an old person"),
+    "exhausted": ("tired", "like a tired person"),
+    "feminine": ("feminine", "like a woman"),
+    "masculine": ("masculine", "like a man"),
+    "youthful": ("young", "like a young person"),
+    "happy": ("happy", "in a happy way"),
+    "sad": ("sad", "in a sad way"),
+    "angry": ("angry", "in an angry way"),
+    "proud": ("proud", "in a proud way"),
+    "shy": ("shy", "in a shy way"),
+    "childish": ("childish", "like a child"),
+    "musical": ("musical", "as if to music"),
+    "giant": ("giant", "like a giant"),
+    "tough": ("tough", "like a tough person"),
 }
-"""Style -> (adjective, manners)."""
+"""Style -> (adjective, manner)."""
 
 TEMPLATES = (
     "a person {does} {manner}.",
@@ -89,33 +89,25 @@ PLAIN_TEMPLATES = ("a person {does}.", "someone {does}.", "a person is {doing}."
 """Of the normal style besides: what nobody remarks on is normal, and most people's prompts are like this."""
 
 _STYLE_WORDS = {
-    "normal": ("normal", "normally", "usual"), "active": ("active", "actively", "energy"), "elderly": ("old",), "exhausted": ("tired",),
-    "feminine": ("feminine", "woman", "lady"), "masculine": ("masculine", "man"), "youthful": ("young",), "happy": ("happy", "happily"),
-    "sad": ("sad", "sadly"), "angry": ("angry", "angrily"), "proud": ("proud", "proudly", "pride"), "shy": ("shy", "shyly"),
+    "normal": ("normal", "usual"), "active": ("active",), "elderly": ("old",), "exhausted": ("tired",),
+    "feminine": ("feminine", "woman"), "masculine": ("masculine", "man"), "youthful": ("young",), "happy": ("happy",),
+    "sad": ("sad",), "angry": ("angry",), "proud": ("proud",), "shy": ("shy",),
     "childish": ("childish", "child"), "musical": ("musical", "music"), "giant": ("giant",), "tough": ("tough",),
 }  # fmt: skip
 
 
 def all_captions(content: str, style: str) -> list[str]:
     """Every sentence there is for a content and a style."""
-    adjective, manners = STYLES[style]
-    sentences = [
-        _fill(template, does, doing, manner, adjective)
-        for template in _templates(style)
-        for does, doing in CONTENTS[content]
-        for manner in (manners if "{manner}" in template else manners[:1])
-    ]
-    return list(dict.fromkeys(sentences))
+    return [_fill(template, *phrase, style) for template in _templates(style) for phrase in CONTENTS[content]]
 
 
 def captions(content: str, style: str, name: str, count: int = 5) -> tuple[str, ...]:
     """`count` of the sentences, in as many templates, chosen by the recording's name."""
     rng = np.random.default_rng(stable_hash(name))
-    adjective, manners = STYLES[style]
     templates, phrases = _templates(style), CONTENTS[content]
     chosen = rng.choice(len(templates), count, replace=False)
     return tuple(
-        _fill(templates[template], *phrases[rng.integers(len(phrases))], manners[rng.integers(len(manners))], adjective)
+        _fill(templates[template], *phrases[rng.integers(len(phrases))], style)
         for template in chosen
     )
 
@@ -141,6 +133,7 @@ def _within(words: str, text: str) -> bool:
     return f" {words} " in f" {text} "
 
 
-def _fill(template: str, does: str, doing: str, manner: str, adjective: str) -> str:
+def _fill(template: str, does: str, doing: str, style: str) -> str:
+    adjective, manner = STYLES[style]
     article = "an" if adjective[0] in "aeiou" else "a"
     return template.format(does=does, doing=doing, manner=manner, subject=f"{article} {adjective} person")

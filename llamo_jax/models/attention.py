@@ -1,5 +1,6 @@
 """Rotary positions, masks and the one attention that both towers share."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -58,6 +59,7 @@ def attention(
     logits = jnp.einsum("bnth,bnsh->bnts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     # A finite number: rows that are all masked (empty cache slots of an unused row) stay free of NaN.
     logits = logits + jnp.where(mask, 0.0, -1e30)[:, None]
-    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
-    weights = (weights / weights.sum(-1, keepdims=True)).astype(v.dtype)
-    return jnp.moveaxis(jnp.einsum("bnts,bnsh->bnth", weights, v), 1, 2)
+    # The maximum cancels out, so its gradient is zero; dividing after the product touches H columns instead of S.
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    mixed = jnp.einsum("bnts,bnsh->bnth", weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True).astype(v.dtype)
+    return jnp.moveaxis(mixed, 1, 2)

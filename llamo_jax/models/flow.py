@@ -42,26 +42,33 @@ class FlowHead(nnx.Module):
         self.output = Linear(rngs, channels, width, ("latent", "head"), std=0.0)
 
 
-def modulations(params: dict, condition: Float[Array, "... D"], t: Float[Array, "..."]) -> Float[Array, "... M"]:
-    """Scales, shifts and gates of all blocks for hidden states `condition` at times `t`; leading axes broadcast."""
+Modulations = tuple[Float[Array, "... M"], ...]
+"""Shift, scale and gate of each block, then shift and scale of the output, side by side in M."""
+
+
+def modulations(params: dict, condition: Float[Array, "... D"], t: Float[Array, "..."]) -> Modulations:
+    """What hidden states `condition` and times `t` do to each block; leading axes broadcast."""
+    width = params["time_in"]["weight"].shape[1]
     c = linear(params["condition"], condition) + linear(
-        params["time_out"], jax.nn.silu(linear(params["time_in"], _time_embedding(t, params["time_in"]["weight"].shape[1])))
+        params["time_out"], jax.nn.silu(linear(params["time_in"], _time_embedding(t, width)))
     )
-    return linear(params["modulation"], jax.nn.silu(c))
+    c = jax.nn.silu(c)
+    # One product a block: slicing its output would copy activations, which are many, and slicing weights copies few.
+    weight, bias = params["modulation"]["weight"], params["modulation"]["bias"]
+    starts = range(0, weight.shape[0], 3 * width)
+    return tuple(linear({"weight": weight[i : i + 3 * width], "bias": bias[i : i + 3 * width]}, c) for i in starts)
 
 
-def velocity(params: dict, x_t: Float[Array, "... Z"], modulation: Float[Array, "... M"]) -> Float[Array, "... Z"]:
+def velocity(params: dict, x_t: Float[Array, "... Z"], modulation: Modulations) -> Float[Array, "... Z"]:
     """The velocity dx/dt at x_t."""
     blocks = params["blocks"]
-    num_blocks, width = blocks["up"]["bias"].shape
-    *per_block, (shift, scale) = (
-        jnp.split(part, part.shape[-1] // width, -1) for part in jnp.split(modulation, np.arange(1, num_blocks + 1) * 3 * width, -1)
-    )
     x = linear(params["input"], x_t)
-    for index, (block_shift, block_scale, gate) in enumerate(per_block):
-        h = layer_norm(x) * (1 + block_scale) + block_shift
+    for index, per_block in enumerate(modulation[:-1]):
+        shift, scale, gate = jnp.split(per_block, 3, -1)
+        h = layer_norm(x) * (1 + scale) + shift
         h = jax.nn.silu(dot(h, blocks["up"]["weight"][index]) + blocks["up"]["bias"][index])
         x = x + gate * (dot(h, blocks["down"]["weight"][index]) + blocks["down"]["bias"][index])
+    shift, scale = jnp.split(modulation[-1], 2, -1)
     return linear(params["output"], layer_norm(x) * (1 + scale) + shift)
 
 
@@ -102,19 +109,20 @@ def sample(
     """
     times, dt = schedule(solver, steps)
     conditions = condition[None] if unconditional is None else jnp.stack([condition, unconditional])
-    # [steps, stages, 1 or 2, B, M]: every modulation of the whole integration in one product.
+    # [steps, stages, 1 or 2, B, M] each: every modulation of the whole integration, outside the loop.
     all_modulations = modulations(params, conditions, jnp.asarray(times)[:, :, None, None])
 
-    def guided(x: Array, modulation: Float[Array, "C B M"]) -> Array:
+    def guided(x: Array, modulation: Modulations) -> Array:
         v = velocity(params, x[None], modulation)
         return v[0] if unconditional is None else v[1] + guidance * (v[0] - v[1])
 
-    def step(x: Array, modulation: Float[Array, "stages C B M"]) -> tuple[Array, None]:
-        v = guided(x, modulation[0])
+    def step(x: Array, modulation: Modulations) -> tuple[Array, None]:
+        first, last = (tuple(part[stage] for part in modulation) for stage in (0, -1))
+        v = guided(x, first)
         if solver == "midpoint":
-            v = guided(x + 0.5 * dt * v, modulation[1])
+            v = guided(x + 0.5 * dt * v, last)
         elif solver == "heun":
-            v = 0.5 * (v + guided(x + dt * v, modulation[1]))
+            v = 0.5 * (v + guided(x + dt * v, last))
         return x + dt * v, None
 
     return jax.lax.scan(step, noise, all_modulations)[0]

@@ -78,7 +78,7 @@ def hidden(
     batch: dict[str, Array],
     *,
     latents: Float[Array, "B Lm Z"] | None = None,
-    stop_text_gradient: bool = False,
+    text_first: bool = False,
     remat: bool = False,
 ) -> tuple[Float[Array, "B Lt Dt"], Float[Array, "B Lm Dm"] | None]:
     """Normalised hidden states of both streams of a batch (the loader's layout).
@@ -88,7 +88,7 @@ def hidden(
       config: the model's.
       batch: a batch; without "motion_latents" it is text only.
       latents: inputs in place of batch["motion_latents"] (history noise); slot i is fed the latent of slot i - 1.
-      stop_text_gradient: as in `mot.forward`.
+      text_first: as in `mot.forward`.
       remat: as in `mot.forward`.
     """
     text = mot.Stream(embed_text(params, config, batch["text_tokens"]), batch["text_positions"], batch["text_segments"])
@@ -100,7 +100,7 @@ def hidden(
         motion = mot.Stream(x, batch["motion_positions"], batch["motion_segments"])
     motion_layers = {} if motion is None else params["motion"]["layers"]
     text_x, motion_x = mot.forward(
-        params["text"]["layers"], motion_layers, config.text, text, motion, stop_text_gradient=stop_text_gradient, remat=remat
+        params["text"]["layers"], motion_layers, config.text, text, motion, text_first=text_first, remat=remat
     )
     text_x = rms_norm(params["text"]["norm"], text_x, config.text.norm_eps)
     if motion_x is not None:

@@ -61,7 +61,7 @@ def forward(
     text: Stream,
     motion: Stream | None,
     *,
-    stop_text_gradient: bool = False,
+    text_first: bool = False,
     remat: bool = False,
 ) -> tuple[Float[Array, "B Lt Dt"], Float[Array, "B Lm Dm"] | None]:
     """Both towers over whole sequences.
@@ -72,8 +72,8 @@ def forward(
       config: the LLM's, which fixes heads and positions for both towers.
       text: embedded text tokens.
       motion: embedded motion tokens, or None.
-      stop_text_gradient: set where no motion precedes text, so that nothing trainable lies behind the text's K and V: the backward
-        pass of the text tower then never runs.
+      text_first: no motion precedes text in any sample. Then the text tower is the LLM on its own, whose queries need no motion keys, and
+        nothing trainable lies behind its K and V: its backward pass never runs.
       remat: recompute each layer in the backward pass instead of storing its activations.
 
     Returns:
@@ -91,22 +91,20 @@ def forward(
 
     positions = jnp.concatenate([text.positions, motion.positions], 1)
     segments = jnp.concatenate([text.segments, motion.segments], 1)
-    mask = causal_mask(positions, positions, segments, segments)
-    text_length = text.x.shape[1]
+    motion_mask = causal_mask(motion.positions, positions, motion.segments, segments)
+    seen_positions, seen_segments = (text.positions, text.segments) if text_first else (positions, segments)
+    text_mask = causal_mask(text.positions, seen_positions, text.segments, seen_segments)
+    text_x = jax.lax.stop_gradient(text.x) if text_first else text.x
 
     def layer(xs: tuple[Array, Array], layers: tuple[dict, dict]) -> tuple[tuple[Array, Array], None]:
         text_q, text_k, text_v = project(layers[0], xs[0], text.positions, config, frequencies)
-        if stop_text_gradient:
-            text_q, text_k, text_v = jax.lax.stop_gradient((text_q, text_k, text_v))
         motion_q, motion_k, motion_v = project(layers[1], xs[1], motion.positions, config, frequencies)
         k, v = jnp.concatenate([text_k, motion_k], 1), jnp.concatenate([text_v, motion_v], 1)
-        mixed = attention(jnp.concatenate([text_q, motion_q], 1), k, v, mask)
-        text_mixed, motion_mixed = mixed[:, :text_length], mixed[:, text_length:]
-        if stop_text_gradient:
-            text_mixed = jax.lax.stop_gradient(text_mixed)
+        text_mixed = attention(text_q, text_k, text_v, text_mask) if text_first else attention(text_q, k, v, text_mask)
+        motion_mixed = attention(motion_q, k, v, motion_mask)
         return (finish(layers[0], xs[0], text_mixed, config), finish(layers[1], xs[1], motion_mixed, config)), None
 
-    return jax.lax.scan(_maybe_remat(layer, remat), (text.x, motion.x), (text_layers, motion_layers))[0]
+    return jax.lax.scan(_maybe_remat(layer, remat), (text_x, motion.x), (text_layers, motion_layers))[0]
 
 
 def forward_cached(

@@ -41,7 +41,7 @@ class VAELossConfig(Config):
     kl_weight: float = 0.3
     root_weight: float = 7.0
     acceleration_weight: float = 8.0
-    foot_weight: float = 3.0
+    foot_weight: float = 5.0
 
 
 def llamo_loss(
@@ -75,7 +75,7 @@ def _text_to_motion_loss(params: dict, config: LlamoConfig, loss: LlamoLossConfi
     latents = batch["motion_latents"]
     inputs = latents + loss.history_noise * jax.random.normal(history_key, latents.shape)
     # Text comes first, so nothing that trains lies behind it.
-    _, h = llamo.hidden(params, config, batch, latents=inputs, stop_text_gradient=True, remat=remat)
+    _, h = llamo.hidden(params, config, batch, latents=inputs, text_first=True, remat=remat)
     t = jax.nn.sigmoid(jax.random.normal(time_key, (loss.timesteps_per_latent, *latents.shape[:2])))
     noise = jax.random.normal(noise_key, (loss.timesteps_per_latent, *latents.shape))
     x_t = (1 - t)[..., None] * noise + t[..., None] * latents

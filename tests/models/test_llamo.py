@@ -102,7 +102,7 @@ def test_stopping_the_text_changes_no_motion_gradient(config: LlamoConfig, param
     batch = rows(sample(0, 4, 3, 0, config))
 
     def loss(motion: dict, stop: bool) -> jnp.ndarray:
-        _, h = llamo.hidden({**params, "motion": motion}, config, batch, stop_text_gradient=stop)
+        _, h = llamo.hidden({**params, "motion": motion}, config, batch, text_first=stop)
         return jnp.square(h).sum()
 
     stopped, full = (jax.grad(loss)(params["motion"], stop) for stop in (True, False))
