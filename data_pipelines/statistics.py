@@ -11,6 +11,7 @@ from llamo_jax.errors import InputError
 from llamo_jax.files import atomic_path, read_arrays
 from llamo_jax.motion.representation import group_deviations
 
+
 class Moments:
     """Running count, mean and squared deviations of each channel in float64; the order of the data matters only to rounding.
 

@@ -71,7 +71,7 @@ def pretrain(llm_folder: Path, codec: MotionCodec, shards: LatentShards, out: Pa
       The bundle's folder.
     """
     llm_config, text = load_llm(llm_folder)
-    tokenizer = Tokenizer(llm_folder)
+    tokenizer = Tokenizer(llm_folder, llamo.output_rows(text))
     config = llamo_config(llm_config, codec.config.latent_channels)
     params = flatten(llamo.init_motion(config, jax.random.key(seed), text))
     frozen = flatten({"text": text})

@@ -63,9 +63,8 @@ def train_vae(data: Path, out: Path, recipe: VAERecipe, *, max_tokens: int, seed
             settings={"recipe": recipe.to_json(), "seed": seed, "data": shards.manifest["records"]},
         )
     channels = recipe.model.latent_channels
-    codec = MotionCodec(
-        recipe.model, unflatten(params), shards.statistics.mean, shards.statistics.std, np.zeros(channels, np.float32), np.ones(channels, np.float32)
-    )
+    no_mean, no_std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
+    codec = MotionCodec(recipe.model, unflatten(params), shards.statistics.mean, shards.statistics.std, no_mean, no_std)
     latents = write_latents(data, out / "latents", codec.posterior_means, max_tokens=max_tokens)
     codec = dataclasses.replace(codec, latent_mean=latents.statistics.mean, latent_std=latents.statistics.std)
     write_codec(out / "vae", codec)

@@ -108,10 +108,8 @@ class Inspect:
     """Show the traceback of a mistake."""
 
     def run(self) -> None:
-        if (self.path / "dataset.json").exists():
-            facts = read_json(self.path / "dataset.json")
-        else:
-            facts = _describe_bundle(self.path)
+        manifest = self.path / "dataset.json"
+        facts = read_json(manifest) if manifest.exists() else _describe_bundle(self.path)
         _report("\n".join(f"{name:<22} {_compact(value)}" for name, value in facts.items()), facts, self.json)
 
 

@@ -1,6 +1,7 @@
 """What a model is: frozen dataclasses, validated when made, to and from JSON. Each component takes its own config only."""
 
 import dataclasses
+import json
 import types
 import typing
 from typing import Any, Self
@@ -13,7 +14,7 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON values."""
-        return dataclasses.asdict(self)
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, values: Any) -> Self:

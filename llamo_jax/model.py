@@ -1,9 +1,8 @@
 """`llamo_jax.load(path)`: a whole model for a person to hold."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +30,7 @@ class Llamo:
         self.bundle = bundle
         self.config = bundle.config
         self.codec = bundle.codec
-        self.tokenizer = Tokenizer(bundle.llm_folder)
+        self.tokenizer = Tokenizer(bundle.llm_folder, llamo.output_rows(bundle.text))
         self._params = llamo.decoding_params({"text": bundle.text, **bundle.motion})
 
     @classmethod
@@ -127,10 +126,6 @@ class Llamo:
     def decode(self, latents: Float[np.ndarray, "n Z"]) -> Float[np.ndarray, "4*n 272"]:
         """Un-normalised features of normalised latents."""
         return self.codec.decode([np.asarray(latents)])[0]
-
-    def with_info(self, **info: Any) -> Self:
-        """The same model with more facts in the bundle's `info`."""
-        return type(self)(dataclasses.replace(self.bundle, info=self.bundle.info | info))
 
     def _require_trained(self) -> None:
         if not self.bundle.info.get("trained"):

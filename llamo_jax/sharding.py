@@ -1,14 +1,16 @@
 """The mesh, the logical axis rules, and every array's sharding.
 
-Meshes have the axes (data, fsdp, tensor). Parameters name their axes logically where they are declared; `RULES` alone says which mesh axis each
-of those is split over. Batches are split over data and fsdp.
+Meshes have the axes (data, fsdp, tensor). Parameters name their axes logically where they are declared; `RULES` alone says which mesh
+axis each of those is split over. Batches are split over data and fsdp.
 """
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llamo_jax.errors import InputError
-from llamo_jax.models.layers import Axes
+
+Axes = tuple[str | None, ...]
+"""Logical names of an array's axes."""
 
 MESH_AXES = ("data", "fsdp", "tensor")
 

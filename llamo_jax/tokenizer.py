@@ -1,6 +1,10 @@
 """Tokenizers of Hugging Face folders, as the model uses them: no special tokens but those it places itself."""
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
 
 from llamo_jax.errors import InputError
 
@@ -8,12 +12,17 @@ from llamo_jax.errors import InputError
 class Tokenizer:
     """The tokenizer of an LLM folder.
 
+    Args:
+      folder: of the LLM.
+      output_rows: [V, D] of the LLM's head. An LLM cannot say a token that it never saw: all such tokens have the same row. Where the end
+        of text is one of them, a text ends with the token that starts the next (llama2.c trains its models so).
+
     Attributes:
       bos_id: token that starts every sequence.
       eos_id: token that ends a text.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, output_rows: Any | None = None):
         from transformers import AutoTokenizer  # seconds to import: only where a tokenizer is used
 
         if not (Path(folder) / "tokenizer.json").exists() and not (Path(folder) / "tokenizer.model").exists():
@@ -26,6 +35,8 @@ class Tokenizer:
             raise InputError(f"{folder}: the tokenizer has no beginning- or end-of-text token; expected both in tokenizer_config.json")
         self.bos_id: int = self._tokenizer.bos_token_id
         self.eos_id: int = self._tokenizer.eos_token_id
+        if output_rows is not None and not _can_be_said(np.asarray(output_rows, np.float32), self.eos_id):
+            self.eos_id = self.bos_id
         self._cache: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
@@ -41,6 +52,12 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         """The text of token ids, special tokens left out."""
         return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _can_be_said(rows: Float[np.ndarray, "V D"], token: int) -> bool:
+    distances = np.linalg.norm(rows - rows[token], axis=-1)
+    distances[token] = np.inf
+    return bool(distances.min() > 0.01 * np.linalg.norm(rows[token]))
 
 
 def train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> None:

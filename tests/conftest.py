@@ -10,7 +10,22 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax
+import numpy as np
 import pytest
+
+import llamo_jax
+from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig, MotionVAEConfig
+from llamo_jax.convert.bundle import Bundle, write_bundle
+from llamo_jax.convert.huggingface import load_llm, save_llm
+from llamo_jax.inference.codec import MotionCodec
+from llamo_jax.model import Llamo
+from llamo_jax.models import llamo
+from llamo_jax.models.layers import init
+from llamo_jax.models.motion_vae import MotionVAE
+from llamo_jax.motion import MotionClip, rotations
+from llamo_jax.tokenizer import train_tokenizer
+
+LLM = LLMConfig(vocab_size=300, width=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4, ffn_width=24, tie_embeddings=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,3 +43,54 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("needs the folder `shared` beside the checkout (real motion capture and a real LLM), which is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder of a tiny random Llama with a tokenizer of its own."""
+    folder = tmp_path_factory.mktemp("llm")
+    train_tokenizer(["a person walks.", "a person waves the left hand.", "someone runs fast."], 300, folder)
+    text = init(lambda rngs: llamo.LLM(rngs, LLM), jax.random.key(0))
+    save_llm(folder, LLM, jax.tree.map(np.asarray, text), bos_id=1, eos_id=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with random weights that says of itself that it is trained: its motions are noise, but everything runs."""
+    config, text = load_llm(llm_folder)
+    model = LlamoConfig(config, MotionTowerConfig(24, 32), FlowHeadConfig(16, 2), latent_channels=4)
+    motion = llamo.init_motion(model, jax.random.key(1), text)
+    # Zero-initialised output layers would ignore everything before them.
+    motion["flow"]["output"]["weight"] += 0.1 * jax.random.normal(jax.random.key(2), motion["flow"]["output"]["weight"].shape)
+    motion["flow"]["modulation"]["weight"] += 0.1 * jax.random.normal(jax.random.key(3), motion["flow"]["modulation"]["weight"].shape)
+    vae = MotionVAEConfig(width=16, latent_channels=4)
+    features = _standing(120).features()
+    codec = MotionCodec(
+        vae,
+        init(lambda rngs: MotionVAE(rngs, vae), jax.random.key(4)),
+        feature_mean=features.mean(0),
+        feature_std=np.full(272, 0.05, np.float32),
+        latent_mean=np.zeros(4, np.float32),
+        latent_std=np.ones(4, np.float32),
+    )
+    path = tmp_path_factory.mktemp("bundles") / "bundle"
+    write_bundle(path, Bundle(model, text, motion, codec, llm_folder, {"trained": True}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(bundle: Path) -> Llamo:
+    return llamo_jax.load(bundle)
+
+
+@pytest.fixture
+def clip() -> MotionClip:
+    """Two seconds of a body that sways."""
+    return _standing(60)
+
+
+def _standing(frames: int) -> MotionClip:
+    joint_rotations = np.broadcast_to(np.eye(3), (frames, 22, 3, 3)).copy()
+    joint_rotations[:, 16] = rotations.from_rotvec(np.outer(0.5 * np.sin(np.arange(frames) / 5), [1.0, 0.0, 0.0]))
+    return MotionClip.from_rotations(joint_rotations, np.tile([0.0, 0.95, 0.0], (frames, 1)), captions=("a person sways.",))

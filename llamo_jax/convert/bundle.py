@@ -95,7 +95,8 @@ def read_bundle(path: str | Path) -> Bundle:
         raise InputError(f"{path}: llm/config.json describes another LLM than config.json; the bundle was put together from two")
     motion = _read_tensors(path / "motion.safetensors", _shapes(abstract(lambda rngs: llamo.Motion(rngs, config))))
     if vae_config.latent_channels != config.latent_channels:
-        raise InputError(f"{path}: the VAE has {vae_config.latent_channels} latent channels, the model {config.latent_channels}; expected the same")
+        channels = f"{vae_config.latent_channels} latent channels, the model {config.latent_channels}"
+        raise InputError(f"{path}: the VAE has {channels}; expected the same")
     return Bundle(config, text, _to_jax(motion), _read_codec_tensors(path, vae_config), path / "llm", values.get("info", {}))
 
 

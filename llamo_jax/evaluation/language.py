@@ -2,10 +2,12 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from llamo_jax.convert.huggingface import load_llm
+from llamo_jax.model import Llamo, text_logits
 
 TEXTS = (
     "Once upon a time, there was a little girl who loved to play outside in the park.",
@@ -18,7 +20,7 @@ TEXTS = (
 """Sentences of plain language; none of them follows a motion."""
 
 
-def text_fidelity(model: Any, llm_folder: str | Path) -> dict[str, float]:
+def text_fidelity(model: Llamo, llm_folder: str | Path) -> dict[str, float]:
     """Compares a trained model's text logits with those of the LLM that it was made from.
 
     Args:
@@ -30,9 +32,6 @@ def text_fidelity(model: Any, llm_folder: str | Path) -> dict[str, float]:
       and, where PyTorch is installed, against transformers on the same folder in float32: logit_error (largest absolute difference),
       logit_error_relative (the largest difference over 1 + the logit's size, the measure of a float32 tolerance) and largest_logit.
     """
-    from llamo_jax.convert.huggingface import load_llm
-    from llamo_jax.model import text_logits
-
     config, text = load_llm(llm_folder)
     rows = [np.array([[model.tokenizer.bos_id, *model.tokenizer.encode(sentence)]]) for sentence in TEXTS]
     ours = [np.asarray(model.text_logits(row)) for row in rows]

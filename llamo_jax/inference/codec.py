@@ -95,5 +95,7 @@ def _decode(params: dict, config: MotionVAEConfig, latents: Float[Array, "B n Z"
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
-def _decode_next(params: dict, config: MotionVAEConfig, latents: Float[Array, "1 1 Z"], state: motion_vae.State) -> tuple[Float[Array, "1 4 272"], motion_vae.State]:
+def _decode_next(
+    params: dict, config: MotionVAEConfig, latents: Float[Array, "1 1 Z"], state: motion_vae.State
+) -> tuple[Float[Array, "1 4 272"], motion_vae.State]:
     return motion_vae.decode(params, config, latents, state)

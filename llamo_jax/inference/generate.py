@@ -137,9 +137,8 @@ def _step(
     h = h[:, 0].astype(jnp.float32)
     noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), (config.latent_channels,)))(keys)
     unconditional = h[batch:] if rows > batch else None
-    sampled = flow.sample(
-        params["flow"], h[:batch], noise, solver=sampling.solver, steps=sampling.steps, guidance=sampling.guidance, unconditional=unconditional
-    )  # fmt: skip
+    solver = {"solver": sampling.solver, "steps": sampling.steps, "guidance": sampling.guidance}
+    sampled = flow.sample(params["flow"], h[:batch], noise, **solver, unconditional=unconditional)
     return sampled, jax.nn.sigmoid(llamo.exit_head(params, h[:batch])), cache
 
 

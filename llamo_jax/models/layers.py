@@ -12,10 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from llamo_jax.sharding import Axes
 from llamo_jax.trees import flatten
-
-Axes = tuple[str | None, ...]
-"""Logical names of an array's axes; `sharding.py` maps them to mesh axes."""
 
 
 def param(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, *, std: float = 0.0, mean: float = 0.0) -> nnx.Param:

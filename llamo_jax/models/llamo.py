@@ -110,8 +110,12 @@ def hidden(
 
 def lm_head(text: Params, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
     """Float32 logits over the LLM's vocabulary."""
-    weight = text["head"] if "head" in text else text["embed"]
-    return dot(x, weight).astype(jnp.float32)
+    return dot(x, output_rows(text)).astype(jnp.float32)
+
+
+def output_rows(text: Params) -> Float[Array, "V D"]:
+    """The head's weight: one row a token."""
+    return text["head"] if "head" in text else text["embed"]
 
 
 def exit_head(params: Params, x: Float[Array, "... D"]) -> Float[Array, "..."]:
@@ -128,8 +132,13 @@ def text_logits(text: Params, config: LLMConfig, tokens: Int[Array, "B T"]) -> F
 
 
 def text_step(
-    params: Params, config: LlamoConfig, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], segments: Int[Array, "B T"], cache: KVCache
-) -> tuple[Float[Array, "B T D"], KVCache]:  # fmt: skip
+    params: Params,
+    config: LlamoConfig,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    segments: Int[Array, "B T"],
+    cache: KVCache,
+) -> tuple[Float[Array, "B T D"], KVCache]:
     """New text tokens after a cache: their normalised hidden states. `params` has unstacked layers (`decoding_params`)."""
     stream = mot.Stream(embed_text(params, config, tokens), positions, segments)
     x, cache = mot.forward_cached(params["text"]["layers"], config.text, stream, cache)

@@ -84,7 +84,7 @@ def make_step(
         gradients = {path: jax.lax.with_sharding_constraint(leaf, shardings[path]) for path, leaf in gradients.items()}
         updates, opt_state = transform.update(gradients, state.opt_state, trained)
         rate = optim.learning_rate(config, state.step, progress)
-        metrics = metrics | {"gradient_norm": optax.global_norm(gradients), "learning_rate": rate}
+        metrics = metrics | {"gradient_norm": optax.tree.norm(gradients), "learning_rate": rate}
         params = fixed | optim.apply(config, trained, updates, rate)
         return TrainState(state.step + 1, params, opt_state), metrics
 

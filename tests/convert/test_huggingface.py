@@ -37,8 +37,8 @@ LLAMA3 = {
 @pytest.mark.torch
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"tie_word_embeddings": True}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}, {"head_dim": 16}, {"rope_parameters": LLAMA3},
-     {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}],
+    [{}, {"tie_word_embeddings": True}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}, {"head_dim": 16},
+     {"rope_parameters": LLAMA3}, {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}],
     ids=["plain", "tied", "mha", "mqa", "head_dim", "llama3", "linear"],
 )  # fmt: skip
 def test_logits_are_those_of_transformers(tmp_path: Path, changes: dict) -> None:
@@ -92,6 +92,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     expect(r'tensor "model.norm.weight" has shape \(3,\)', tensors=weights | {norm: np.zeros(3, np.float32)})
     expect('architecture "BertModel" is not supported; expected one of LlamaForCausalLM', values={"architectures": ["BertModel"]})
     expect("attention_bias is true", values={"attention_bias": True})
+    (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(InputError, match="not a readable safetensors file"):
         load_llm(tmp_path)

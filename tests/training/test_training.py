@@ -181,7 +181,7 @@ def test_a_stage_moves_its_own_parameters_only(params: tuple, tmp_path: Path) ->
 
 def test_a_loss_that_is_not_finite_stops_the_run(params: tuple, tmp_path: Path) -> None:
     broken = ({**params[0], "motion/bom": params[0]["motion/bom"] * np.nan}, params[1])
-    with pytest.raises(FloatingPointError, match="test, step 1: .* is nan"):
+    with pytest.raises(FloatingPointError, match=r"test, step 1: .* is nan"):
         train_run(tmp_path, broken, 2, Batches())
 
 

@@ -1,0 +1,35 @@
+# make demo   the main job, end to end, on the embedded corpus; report in demo/report/index.html
+# make test   all tests
+# Both set up .venv first. Needed: Python 3.11 or later, and about 3 GB of disk.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# The CPU build is enough: PyTorch only checks our numbers. On Linux, PyPI's build brings CUDA along; PIP_INDEX_URL and the like choose another.
+TORCH ?= torch==2.13.0
+ARGS ?=
+
+.PHONY: help setup demo test lint clean
+
+help:
+	@sed -n 's/^# //p' Makefile | head -3
+
+setup: .venv/ready
+
+.venv/ready: setup.py Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, found " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[torch,test]"
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m experiments.demo $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest -m "not shared_data" $(ARGS)
+
+lint: setup
+	$(BIN)/python -m ruff check .
+
+clean:
+	rm -rf .venv demo build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,154 @@
+"""The `llamo` command: what each command does, and one clear line for each mistake, with nothing left behind."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from llamo_jax.cli import main
+from llamo_jax.motion import MotionClip
+
+TEXT = "a person waves the left hand."
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that works; returns what it prints."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["llamo", *map(str, arguments)])
+        main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command with a user's mistake; returns the one line that it prints."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["llamo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            main()
+        assert exit.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    return run
+
+
+@pytest.fixture
+def bvh(clip: MotionClip, tmp_path: Path) -> Path:
+    path = tmp_path / "motion.bvh"
+    clip.save(path)
+    return path
+
+
+def test_generate_writes_what_the_suffix_says(run: Callable, bundle: Path, tmp_path: Path) -> None:
+    for suffix in ("npz", "bvh", "png"):
+        out = tmp_path / f"wave.{suffix}"
+        printed = run("generate", bundle, TEXT, "-o", out, "--seconds", 1, "--json", tmp_path / "figures.json")
+        assert out.stat().st_size > 0 and str(out) in printed
+        assert json.loads((tmp_path / "figures.json").read_text())["frames"] == 32
+    same = tmp_path / "same.npz"
+    run("generate", bundle, TEXT, "-o", same, "--seconds", 1)
+    np.testing.assert_array_equal(MotionClip.load(same).joints, MotionClip.load(tmp_path / "wave.npz").joints)
+
+
+def test_caption_says_a_line(run: Callable, bundle: Path, bvh: Path, tmp_path: Path) -> None:
+    printed = run("caption", bundle, bvh, "--json", tmp_path / "caption.json")
+    assert json.loads((tmp_path / "caption.json").read_text())["caption"] in printed
+
+
+def test_render_and_convert(run: Callable, bvh: Path, tmp_path: Path) -> None:
+    assert "60 frames, 2.0 s" in run("render", bvh, "-o", tmp_path / "a.png")
+    run("convert", "motion", bvh, tmp_path / "a.npz")
+    np.testing.assert_allclose(MotionClip.load(tmp_path / "a.npz").joints, MotionClip.load(bvh).joints, atol=1e-4)
+    run("convert", "motion", tmp_path / "a.npz", tmp_path / "b.bvh")
+    assert len(MotionClip.load(tmp_path / "b.bvh")) == 60
+
+
+def test_a_bundle_from_an_llm_is_inspected(run: Callable, llm_folder: Path, tmp_path: Path) -> None:
+    run("convert", "from-hf", llm_folder, "-o", tmp_path / "fresh")
+    printed = run("inspect", tmp_path / "fresh")
+    assert "motion parameters" in printed and "trained" in printed
+
+
+def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["llamo", "--help"])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("generate", "caption", "render", "inspect", "convert"))
+
+
+def _pickle(path: Path) -> None:
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+
+
+def _nan(path: Path) -> None:
+    shutil.copyfile(path.with_name("good.npz"), path)
+    arrays = dict(np.load(path))
+    for array in arrays.values():
+        if array.dtype.kind == "f" and array.ndim > 1:
+            array[3] = np.nan
+    np.savez(path, **arrays)
+
+
+BROKEN: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "absent.bvh": ("No such file", lambda path: None),
+    "truncated.bvh": ("truncated.bvh", lambda path: path.write_text(path.with_name("motion.bvh").read_text()[:-400])),
+    "empty.bvh": ("empty.bvh", lambda path: path.write_text("")),
+    "binary.bvh": ("binary.bvh", lambda path: path.write_bytes(bytes(range(256)))),
+    "channels.npy": ("expected [T, 272]", lambda path: np.save(path, np.zeros((40, 263), np.float32))),
+    "pickle.npy": ("pickle", _pickle),
+    "nan.npz": ("NaN", _nan),
+    "text.npz": ("text.npz", lambda path: path.write_text("no zip")),
+    "motion.fbx": (".fbx", lambda path: path.write_text("")),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_motion_files_are_told(mistake: Callable, clip: MotionClip, bvh: Path, tmp_path: Path, name: str) -> None:
+    clip.save(tmp_path / "good.npz")
+    expected, write = BROKEN[name]
+    path = tmp_path / name
+    write(path)
+    before = sorted(tmp_path.iterdir())
+    for command in (("render", path, "-o", tmp_path / "out.mp4"), ("convert", "motion", path, tmp_path / "out.npz")):
+        line = mistake(*command)
+        assert name in line and expected in line, line
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_mistakes_with_a_bundle_are_told(mistake: Callable, bundle: Path, llm_folder: Path, bvh: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    assert "the text is empty" in mistake("generate", bundle, "", "-o", out)
+    assert 'suffix ".avi" is no output format' in mistake("generate", bundle, TEXT, "-o", tmp_path / "out.avi")
+    assert "no such bundle" in mistake("generate", tmp_path / "absent", TEXT, "-o", out)
+    assert "no format_version" in mistake("generate", llm_folder, TEXT, "-o", out)
+    assert "no such folder" in mistake("convert", "from-hf", tmp_path / "absent", "-o", tmp_path / "fresh")
+    broken = Path(shutil.copytree(bundle, tmp_path / "broken"))
+    tensors = load_file(broken / "motion.safetensors")
+    save_file(tensors | {"surplus": np.zeros(1, np.float32)}, broken / "motion.safetensors")
+    assert "1 tensors too many: surplus" in mistake("caption", broken, bvh)
+    bert = Path(shutil.copytree(llm_folder, tmp_path / "bert"))
+    config = json.loads((bert / "config.json").read_text()) | {"architectures": ["BertModel"]}
+    (bert / "config.json").write_text(json.dumps(config))
+    assert 'architecture "BertModel" is not supported' in mistake("convert", "from-hf", bert, "-o", tmp_path / "fresh")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bert", "broken", "motion.bvh"]
+
+
+def test_a_wrong_flag_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["llamo", "render", "a.bvh", "-o", "a.mp4", "--sped", "2"])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code == 2 and "--sped" in capsys.readouterr().err

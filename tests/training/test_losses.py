@@ -1,0 +1,48 @@
+"""The losses measure what their names say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llamo_jax.config import MotionVAEConfig
+from llamo_jax.models.layers import init
+from llamo_jax.models.motion_vae import MotionVAE
+from llamo_jax.motion import MotionClip, rotations
+from llamo_jax.motion.skeleton import FEET
+from llamo_jax.training.losses import VAELossConfig, foot_velocities, vae_loss
+
+
+def turning_walk(frames: int = 40) -> MotionClip:
+    phase = np.arange(frames) / 5
+    joint_rotations = np.broadcast_to(np.eye(3), (frames, 22, 3, 3)).copy()
+    for joint, sign in ((1, 1), (2, -1)):
+        joint_rotations[:, joint] = rotations.from_rotvec(np.outer(0.4 * sign * np.sin(phase), [1.0, 0.0, 0.0]))
+    yaw = np.linspace(0, 2, frames)
+    joint_rotations[:, 0] = rotations.yaw(yaw)
+    root = np.cumsum(np.stack([np.sin(yaw), 0 * yaw, np.cos(yaw)], -1) / 25, axis=0) + np.array([0, 0.95, 0])
+    return MotionClip.from_rotations(joint_rotations, root)
+
+
+def test_foot_velocities_are_those_of_the_joints_in_the_world() -> None:
+    clip = turning_walk()
+    expected = np.linalg.norm(np.diff(clip.joints[:, FEET], axis=0), axis=-1) * 30
+    found = np.linalg.norm(foot_velocities(jnp.asarray(clip.features())[None])[0], axis=-1)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_vae_loss_reads_no_padding_and_weighs_its_terms() -> None:
+    config = MotionVAEConfig(width=8, latent_channels=4)
+    params = init(lambda rngs: MotionVAE(rngs, config), jax.random.key(0))
+    mean, std = jnp.zeros(272), jnp.ones(272)
+    features = jnp.asarray(turning_walk().features())[None]
+    mask = jnp.ones((1, 40)).at[:, 32:].set(0)
+
+    @jax.jit
+    def run(features: jax.Array) -> dict:
+        return vae_loss(params, config, VAELossConfig(), {"features": features, "mask": mask}, jax.random.key(1), mean=mean, std=std)[1]
+
+    figures, changed = run(features), run(features.at[:, 32:].add(5.0))
+    for name, value in figures.items():
+        np.testing.assert_allclose(changed[name], value, rtol=1e-5, err_msg=name)
+    moved = run(features.at[:, :32].add(1.0))
+    assert float(moved["recon"]) != float(figures["recon"])
