@@ -67,7 +67,7 @@ class Demo:
     """Hugging Face folder of a pretrained LLM; without it a tiny one is pretrained on the captions."""
     recipe: str | None = None
     """Name of the recipe; the default is the corpus's own."""
-    clips: int = 2400
+    clips: int = 2000
     """Size of the synthetic corpus."""
     examples: int = 300
     """Held-out clips to measure on, at most."""
@@ -161,7 +161,10 @@ class _Measured:
         self.captions: list[CaptionRow] = []
         label_names = _LABELS[demo.corpus]
         with clock("recogniser"):
-            recogniser = Recogniser.train(shards.split("train").cached(), label_names, seed=demo.seed, seconds=90) if label_names else None
+            recogniser = None
+            if label_names:
+                train = shards.split("train").cached()
+                recogniser = Recogniser.train(train, label_names, seed=demo.seed, seconds=recipe.recogniser_seconds)
         clips = [MotionClip.from_features(r.features, captions=r.captions, name=r.name, labels=r.labels) for r in chosen]
         with clock("captions"):
             captions = [text for start in range(0, len(clips), 32) for text in model.caption(clips[start : start + 32])]

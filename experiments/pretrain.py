@@ -26,7 +26,8 @@ from llamo_jax.models.layers import init, logical_axes
 from llamo_jax.motion import MotionClip
 from llamo_jax.presets import llamo_config
 from llamo_jax.tokenizer import Tokenizer, train_tokenizer
-from llamo_jax.training.loop import train
+from llamo_jax.training.checkpoint import DataIterator
+from llamo_jax.training.loop import RunConfig, train
 from llamo_jax.training.losses import llamo_loss
 from llamo_jax.training.metrics import MetricsLog
 from llamo_jax.trees import flatten, unflatten
@@ -50,7 +51,7 @@ def pretrain_llm(captions: list[str], out: Path, llm: LLMConfig, recipe: Recipe,
         params = flatten({"text": text, "motion": {"eom": np.zeros(llm.width, np.float32)}})
         loader = TextLoader(captions, tokenizer, recipe.llm_rows, recipe.loader)
         settings = {"llm": llm.to_json(), "recipe": recipe.to_json(), "seed": seed}
-        params = _run_stage(recipe.llm_run, config, recipe, params, {}, iter(loader), out, settings)
+        params = _run_stage(recipe.llm_run, (recipe.llm_rows,), config, recipe, params, {}, iter(loader), out, settings)
         text = unflatten(params)["text"]
         save_llm(temporary, llm, jax.tree.map(np.asarray, text), bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
     return folder
@@ -82,7 +83,8 @@ def pretrain(llm_folder: Path, codec: MotionCodec, shards: LatentShards, out: Pa
         loader_config = dataclasses.replace(recipe.loader, seed=seed + number)
         loader = LatentLoader(chosen, shards.statistics, tokenizer, llm_config.eom_id, stage.rows, loader_config)
         print(f"{stage.run.name}: {loader.fit}")
-        params = _run_stage(stage.run, config, recipe, params, frozen, iter(loader), out, settings)
+        rows = tuple(stage.rows.values())
+        params = _run_stage(stage.run, rows, config, recipe, params, frozen, iter(loader), out, settings)
     info = {"trained": True, "stages": [stage.run.name for stage in recipe.stages], "seed": seed, "data": shards.manifest["records"]}
     motion = unflatten(jax.tree.map(np.asarray, params))
     write_bundle(out / "bundle", Bundle(config, text, motion, codec, llm_folder, info))
@@ -90,9 +92,17 @@ def pretrain(llm_folder: Path, codec: MotionCodec, shards: LatentShards, out: Pa
 
 
 def _run_stage(
-    run: Any, config: LlamoConfig, recipe: Recipe, params: dict, frozen: dict, data: Any, out: Path, settings: dict[str, Any]
+    run: RunConfig,
+    rows: tuple[int, ...],
+    config: LlamoConfig,
+    recipe: Recipe,
+    params: dict,
+    frozen: dict,
+    data: DataIterator,
+    out: Path,
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
-    mesh = sharding.make_mesh(data=jax.device_count())
+    mesh = sharding.data_mesh(*rows)
     axes = {f"text/{path}": value for path, value in logical_axes(lambda rngs: llamo.LLM(rngs, config.text)).items()}
     axes |= logical_axes(lambda rngs: llamo.Motion(rngs, config))
     shapes = {path: np.shape(leaf) for path, leaf in (params | frozen).items()}

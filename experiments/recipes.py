@@ -57,6 +57,8 @@ class Recipe(Config):
     llm_run: RunConfig | None = None
     """Stage 0: pretraining of an embedded LLM on captions, where none is given."""
     llm_rows: int = 16
+    recogniser_seconds: float = 90.0
+    """Time limit for the recogniser that judges the result."""
 
 
 def _three_stages(rows: int, steps: tuple[int, int, int], optim: OptimConfig, limits: tuple[float | None, ...]) -> tuple[StageRecipe, ...]:
@@ -85,6 +87,7 @@ DEMO = Recipe(
     vae=VAERecipe(MotionVAEConfig(width=96), RunConfig("vae", 1000, OptimConfig(2e-3, beta2=0.99), time_limit=75.0)),
     loader=LoaderConfig(text_len=80, motion_len=48),
     stages=_three_stages(8, (60, 1400, 80), OptimConfig(3e-3), (12.0, 200.0, 15.0)),
+    recogniser_seconds=30.0,
     llm_run=RunConfig("stage0", 500, OptimConfig(3e-3, warmup_steps=50), LLM, time_limit=40.0),
 )
 

@@ -41,7 +41,7 @@ def train_vae(data: Path, out: Path, recipe: VAERecipe, *, max_tokens: int, seed
       The codec with the statistics of features and latents, and the latent shards.
     """
     shards = MotionShards(data)
-    mesh = sharding.make_mesh(data=jax.device_count())
+    mesh = sharding.data_mesh(recipe.rows)
 
     def declare(rngs):
         return MotionVAE(rngs, recipe.model)

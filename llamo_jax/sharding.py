@@ -43,6 +43,12 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def data_mesh(*rows: int) -> Mesh:
+    """A mesh that splits batches over as many devices as divide all of `rows`, and no parameters; the rest of the devices stay idle."""
+    size = max(n for n in range(1, jax.device_count() + 1) if not any(count % n for count in rows))
+    return jax.make_mesh((size, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:size])
+
+
 def spec(axes: Axes, shape: tuple[int, ...], mesh: Mesh, path: str = "") -> PartitionSpec:
     """The partition of an array with these logical axes.
 

@@ -8,6 +8,7 @@ the camera.
 
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -120,7 +121,10 @@ def _write_mp4(path: Path, clips: Sequence[MotionClip], titles: Sequence[str]) -
         str(path), first.size, fps=fps, codec="libx264", pix_fmt_out="yuv420p", quality=None, macro_block_size=2,
         output_params=["-preset", "veryfast", "-crf", "20", "-movflags", "+faststart"], ffmpeg_log_level="error",
     )  # fmt: skip
-    writer.send(None)
+    with warnings.catch_warnings():
+        # JAX warns of forks in a process with threads; this one becomes ffmpeg at once.
+        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+        writer.send(None)
     try:
         writer.send(first.tobytes())
         for frame in frames:

@@ -5,9 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llamo_jax.config import LlamoConfig
+from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig
 from llamo_jax.models import flow, llamo, mot
 from llamo_jax.models.cache import KVCache
+
+# Compiled whole: run operation by operation, each would compile on its own.
+hidden = jax.jit(llamo.hidden, static_argnames=("config", "text_first", "remat"))
+text_step = jax.jit(llamo.text_step, static_argnames="config")
+motion_step = jax.jit(llamo.motion_step, static_argnames="config")
+text_logits = jax.jit(llamo.text_logits, static_argnames="config")
+sample_flow = jax.jit(flow.sample, static_argnames=("solver", "steps"))
+velocity = jax.jit(lambda head, x, condition, t: flow.velocity(head, x, flow.modulations(head, condition, t)))
 
 
 def sample(seed: int, prefix: int, motion: int, suffix: int, config: LlamoConfig, segment: int = 1) -> dict[str, np.ndarray]:
@@ -37,9 +45,9 @@ def rows(*samples: dict[str, np.ndarray]) -> dict[str, jnp.ndarray]:
 
 def test_packed_is_unpacked(config: LlamoConfig, params: dict) -> None:
     first, second = sample(0, 4, 3, 5, config), sample(1, 2, 6, 3, config, segment=2)
-    text, motion = llamo.hidden(params, config, rows(first, second))
+    text, motion = hidden(params, config, rows(first, second))
     for index, alone in enumerate((first, second)):
-        text_alone, motion_alone = llamo.hidden(params, config, rows(alone))
+        text_alone, motion_alone = hidden(params, config, rows(alone))
         start_text, start_motion = (0, 0) if index == 0 else (9, 4)
         np.testing.assert_allclose(text[:, start_text : start_text + text_alone.shape[1]], text_alone, atol=1e-5)
         np.testing.assert_allclose(motion[:, start_motion : start_motion + motion_alone.shape[1]], motion_alone, atol=1e-5)
@@ -48,8 +56,8 @@ def test_packed_is_unpacked(config: LlamoConfig, params: dict) -> None:
 def test_padding_changes_nothing(config: LlamoConfig, params: dict) -> None:
     alone = sample(0, 4, 3, 5, config)
     padding = {name: np.zeros_like(np.concatenate([value, value])) for name, value in alone.items()}
-    text, motion = llamo.hidden(params, config, rows(alone, padding))
-    text_alone, motion_alone = llamo.hidden(params, config, rows(alone))
+    text, motion = hidden(params, config, rows(alone, padding))
+    text_alone, motion_alone = hidden(params, config, rows(alone))
     np.testing.assert_allclose(text[:, :9], text_alone, atol=1e-5)
     np.testing.assert_allclose(motion[:, :4], motion_alone, atol=1e-5)
     assert np.isfinite(text).all() and np.isfinite(motion).all()
@@ -57,19 +65,19 @@ def test_padding_changes_nothing(config: LlamoConfig, params: dict) -> None:
 
 def test_cached_is_whole(config: LlamoConfig, params: dict) -> None:
     whole = rows(sample(0, 4, 3, 5, config))
-    text, motion = llamo.hidden(params, config, whole)
+    text, motion = hidden(params, config, whole)
     unstacked = llamo.decoding_params(params)
     cache = KVCache.empty(config.text, 1, 20)
     ones = jnp.ones((1, 4), jnp.int32)
-    before, cache = llamo.text_step(unstacked, config, whole["text_tokens"][:, :4], whole["text_positions"][:, :4], ones, cache)
+    before, cache = text_step(unstacked, config, whole["text_tokens"][:, :4], whole["text_positions"][:, :4], ones, cache)
     np.testing.assert_allclose(before, text[:, :4], atol=1e-5)
     for slot in range(4):
         inputs = whole["motion_latents"][:, slot - 1 : slot] if slot else jnp.zeros((1, 1, config.latent_channels))
-        h, cache = llamo.motion_step(
+        h, cache = motion_step(
             unstacked, config, inputs, jnp.array([[slot == 0]]), whole["motion_positions"][:, slot : slot + 1], ones[:, :1], cache
         )
         np.testing.assert_allclose(h[:, 0], motion[:, slot], atol=1e-5)
-    after, cache = llamo.text_step(
+    after, cache = text_step(
         unstacked, config, whole["text_tokens"][:, 4:], whole["text_positions"][:, 4:], jnp.ones((1, 5), jnp.int32), cache
     )
     np.testing.assert_allclose(after, text[:, 4:], atol=1e-5)
@@ -78,9 +86,9 @@ def test_cached_is_whole(config: LlamoConfig, params: dict) -> None:
 
 def test_later_slots_change_nothing_before_them(config: LlamoConfig, params: dict) -> None:
     whole = rows(sample(0, 4, 6, 0, config))
-    _, before = llamo.hidden(params, config, whole)
+    _, before = hidden(params, config, whole)
     changed = whole | {"motion_latents": whole["motion_latents"].at[:, 3].add(1.0)}
-    _, after = llamo.hidden(params, config, changed)
+    _, after = hidden(params, config, changed)
     # The latent of slot 3 is first an input at slot 4.
     np.testing.assert_array_equal(before[:, :4], after[:, :4])
     assert np.abs(np.asarray(before[:, 4] - after[:, 4])).max() > 1e-3
@@ -88,12 +96,12 @@ def test_later_slots_change_nothing_before_them(config: LlamoConfig, params: dic
 
 def test_text_alone_is_the_plain_llm_bitwise(config: LlamoConfig, params: dict) -> None:
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 40, (2, 9)))
-    plain = llamo.text_logits(params["text"], config.text, tokens)
+    plain = text_logits(params["text"], config.text, tokens)
     other = llamo.init_motion(config, jax.random.key(9), params["text"])
     positions = jnp.broadcast_to(jnp.arange(9), (2, 9))
     batch = {"text_tokens": tokens, "text_positions": positions, "text_segments": jnp.ones_like(positions)}
     for motion_side in (params, other):
-        h, none = llamo.hidden({**motion_side, "text": params["text"]}, config, batch)
+        h, none = hidden({**motion_side, "text": params["text"]}, config, batch)
         np.testing.assert_array_equal(llamo.lm_head(params["text"], h), plain)
         assert none is None
 
@@ -102,10 +110,10 @@ def test_stopping_the_text_changes_no_motion_gradient(config: LlamoConfig, param
     batch = rows(sample(0, 4, 3, 0, config))
 
     def loss(motion: dict, stop: bool) -> jnp.ndarray:
-        _, h = llamo.hidden({**params, "motion": motion}, config, batch, text_first=stop)
+        _, h = hidden({**params, "motion": motion}, config, batch, text_first=stop)
         return jnp.square(h).sum()
 
-    stopped, full = (jax.grad(loss)(params["motion"], stop) for stop in (True, False))
+    stopped, full = (jax.jit(jax.grad(loss), static_argnums=1)(params["motion"], stop) for stop in (True, False))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), stopped, full)
 
 
@@ -113,10 +121,10 @@ def test_remat_changes_no_gradient(config: LlamoConfig, params: dict) -> None:
     batch = rows(sample(0, 4, 3, 5, config))
 
     def loss(motion: dict, remat: bool) -> jnp.ndarray:
-        text, h = llamo.hidden({**params, "motion": motion}, config, batch, remat=remat)
+        text, h = hidden({**params, "motion": motion}, config, batch, remat=remat)
         return jnp.square(h).sum() + jnp.square(text).sum()
 
-    with_remat, without = (jax.grad(loss)(params["motion"], remat) for remat in (True, False))
+    with_remat, without = (jax.jit(jax.grad(loss), static_argnums=1)(params["motion"], remat) for remat in (True, False))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), with_remat, without)
 
 
@@ -127,8 +135,6 @@ def test_unstacked_layers_are_the_stacked_ones(params: dict) -> None:
 
 
 def test_equal_towers_start_as_a_copy(params: dict) -> None:
-    from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig
-
     llm = LLMConfig(40, 16, 3, 4, 2, 8, 24)
     motion = llamo.init_motion(
         LlamoConfig(llm, MotionTowerConfig(16, 24), FlowHeadConfig(8, 1), 5), jax.random.key(0), params["text"]
@@ -143,7 +149,7 @@ def test_hoisted_sampling_is_the_plain_loop(config: LlamoConfig, params: dict, s
     noise = jax.random.normal(jax.random.key(1), (3, config.latent_channels))
 
     def v(x: jnp.ndarray, t: float) -> jnp.ndarray:
-        with_text, without = (flow.velocity(head, x, flow.modulations(head, c, jnp.full(3, t))) for c in (condition, unconditional))
+        with_text, without = (velocity(head, x, c, jnp.full(3, t)) for c in (condition, unconditional))
         return without + 1.7 * (with_text - without)
 
     x, dt = noise, 1 / 6
@@ -155,7 +161,7 @@ def test_hoisted_sampling_is_the_plain_loop(config: LlamoConfig, params: dict, s
         elif solver == "heun":
             first = (first + v(x + dt * first, t + dt)) / 2
         x = x + dt * first
-    sampled = flow.sample(head, condition, noise, solver=solver, steps=6, guidance=1.7, unconditional=unconditional)
+    sampled = sample_flow(head, condition, noise, solver=solver, steps=6, guidance=1.7, unconditional=unconditional)
     np.testing.assert_allclose(sampled, x, atol=1e-5)
 
 
@@ -166,5 +172,5 @@ def test_straight_flow_is_exact_in_one_step(config: LlamoConfig, params: dict) -
     head = {**zero, "output": {**zero["output"], "bias": u}}
     noise = jax.random.normal(jax.random.key(0), (2, 5))
     for steps in (1, 4):
-        sampled = flow.sample(head, jnp.zeros((2, config.motion.width)), noise, solver="euler", steps=steps)
+        sampled = sample_flow(head, jnp.zeros((2, config.motion.width)), noise, solver="euler", steps=steps)
         np.testing.assert_allclose(sampled, noise + u, atol=1e-5)

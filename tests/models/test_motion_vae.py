@@ -11,6 +11,9 @@ from llamo_jax.models.layers import init
 
 CONFIG = MotionVAEConfig(width=16, latent_channels=6)
 
+encode = jax.jit(motion_vae.encode, static_argnames="config")
+decode = jax.jit(motion_vae.decode, static_argnames="config")
+
 
 @pytest.fixture(scope="module")
 def params() -> dict:
@@ -23,15 +26,15 @@ def features() -> jnp.ndarray:
 
 
 def test_rates(params: dict, features: jnp.ndarray) -> None:
-    latents, _ = motion_vae.encode(params, CONFIG, features)
+    latents, _ = encode(params, CONFIG, features)
     assert latents.shape == (2, 16, 6)
-    assert motion_vae.decode(params, CONFIG, latents)[0].shape == (2, 64, 272)
+    assert decode(params, CONFIG, latents)[0].shape == (2, 64, 272)
 
 
 @pytest.mark.parametrize("frame", [0, 5, 31, 63])
 def test_encoder_is_causal_bitwise(params: dict, features: jnp.ndarray, frame: int) -> None:
-    before, _ = motion_vae.encode(params, CONFIG, features)
-    after, _ = motion_vae.encode(params, CONFIG, features.at[:, frame].add(1.0))
+    before, _ = encode(params, CONFIG, features)
+    after, _ = encode(params, CONFIG, features.at[:, frame].add(1.0))
     first = frame // 4  # latent i sees frames up to 4 i + 3
     np.testing.assert_array_equal(before[:, :first], after[:, :first])
     assert np.abs(np.asarray(before[:, first] - after[:, first])).max() > 1e-4
@@ -40,8 +43,8 @@ def test_encoder_is_causal_bitwise(params: dict, features: jnp.ndarray, frame: i
 @pytest.mark.parametrize("latent", [0, 7, 15])
 def test_decoder_is_causal_bitwise(params: dict, latent: int) -> None:
     latents = jax.random.normal(jax.random.key(2), (2, 16, 6))
-    before, _ = motion_vae.decode(params, CONFIG, latents)
-    after, _ = motion_vae.decode(params, CONFIG, latents.at[:, latent].add(1.0))
+    before, _ = decode(params, CONFIG, latents)
+    after, _ = decode(params, CONFIG, latents.at[:, latent].add(1.0))
     np.testing.assert_array_equal(before[:, : 4 * latent], after[:, : 4 * latent])
     assert np.abs(np.asarray(before[:, 4 * latent] - after[:, 4 * latent])).max() > 1e-4
 
@@ -49,18 +52,18 @@ def test_decoder_is_causal_bitwise(params: dict, latent: int) -> None:
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_streamed_decoding_is_decoding_at_once(params: dict, chunk: int) -> None:
     latents = jax.random.normal(jax.random.key(2), (2, 15, 6))
-    whole, _ = motion_vae.decode(params, CONFIG, latents)
+    whole, _ = decode(params, CONFIG, latents)
     state, parts = motion_vae.decoder_state(CONFIG, 2), []
     for start in range(0, 15, chunk):
-        part, state = motion_vae.decode(params, CONFIG, latents[:, start : start + chunk], state)
+        part, state = decode(params, CONFIG, latents[:, start : start + chunk], state)
         parts.append(part)
     np.testing.assert_allclose(jnp.concatenate(parts, 1), whole, atol=1e-5)
 
 
 def test_streamed_encoding_is_encoding_at_once(params: dict, features: jnp.ndarray) -> None:
-    whole, _ = motion_vae.encode(params, CONFIG, features)
-    first, state = motion_vae.encode(params, CONFIG, features[:, :24])
-    second, _ = motion_vae.encode(params, CONFIG, features[:, 24:], state)
+    whole, _ = encode(params, CONFIG, features)
+    first, state = encode(params, CONFIG, features[:, :24])
+    second, _ = encode(params, CONFIG, features[:, 24:], state)
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-5)
 
 

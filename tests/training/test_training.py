@@ -128,6 +128,10 @@ def test_specs_follow_the_rules_and_refuse_what_does_not_divide() -> None:
         sharding.make_mesh(3)
 
 
+def test_batches_are_split_over_as_many_devices_as_divide_them() -> None:
+    assert [sharding.data_mesh(*rows).shape["data"] for rows in ((16,), (6, 2), (3, 5), (12, 4))] == [8, 2, 1, 4]
+
+
 def train_run(folder: Path, params: tuple, steps: int, data: Batches, **changes: Any) -> dict[str, np.ndarray]:
     mesh = sharding.make_mesh(8)
     trainable, frozen = params

@@ -1,0 +1,57 @@
+"""The main job end to end, at its smallest: every part runs, and what it leaves behind is whole."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+import llamo_jax
+from experiments import recipes
+from experiments.demo import Demo
+from experiments.recipes import Recipe
+from llamo_jax.config import MotionVAEConfig
+from llamo_jax.errors import InputError
+from llamo_jax.training.loop import RunConfig
+
+
+def smallest(recipe: Recipe) -> Recipe:
+    """The recipe with two steps a stage and a narrow VAE."""
+
+    def two(run: RunConfig) -> RunConfig:
+        return dataclasses.replace(run, steps=2)
+
+    return dataclasses.replace(
+        recipe,
+        vae=dataclasses.replace(recipe.vae, model=MotionVAEConfig(width=16), run=two(recipe.vae.run)),
+        stages=tuple(dataclasses.replace(stage, run=two(stage.run)) for stage in recipe.stages),
+        llm_run=two(recipe.llm_run),
+        recogniser_seconds=0.1,
+    )
+
+
+@pytest.mark.slow
+def test_the_main_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(recipes.RECIPES, "demo", smallest(recipes.DEMO))
+    demo = Demo(out=tmp_path / "demo", clips=60, examples=2, videos=1, json=tmp_path / "figures.json")
+    demo.run()
+    printed = capsys.readouterr().out
+    assert "MISS" in printed and str(tmp_path / "demo" / "report") in printed
+    page = (tmp_path / "demo" / "report" / "index.html").read_text()
+    assert "VAE MPJPE" in page and ".mp4" in page
+    values = json.loads((tmp_path / "figures.json").read_text())
+    assert values["figures"]["Text logits changed by motion training"] == 0
+    assert set(values["seconds"]) >= {"data", "LLM", "three stages", "report"}
+    stages = [json.loads(line)["stage"] for line in (tmp_path / "demo" / "metrics.jsonl").read_text().splitlines()]
+    assert list(dict.fromkeys(stages)) == ["vae", "stage0", "stage1", "stage2", "stage3"]
+    model = llamo_jax.load(tmp_path / "demo" / "bundle")
+    assert len(model.generate("a person jumps.", seconds=0.5)) == 16
+    # A run that is there is continued: nothing is trained again.
+    lines = len((tmp_path / "demo" / "metrics.jsonl").read_text().splitlines())
+    demo.run()
+    assert len((tmp_path / "demo" / "metrics.jsonl").read_text().splitlines()) == lines
+
+
+def test_recordings_need_their_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--corpus bvh needs --source"):
+        Demo(out=tmp_path, corpus="bvh").run()
