@@ -17,12 +17,16 @@ Metrics = dict[str, Array]
 
 ROOT = slice(ROOT_VELOCITY.start, HEADING_DELTA.stop)
 
+SLOW_FOOT = 0.05
+"""Metres a second; foot velocity errors count relative to the recorded speed plus this, so that standing feet count most."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LlamoLossConfig(Config):
     """L = flow + exit_weight * exit + text_weight * text (LLaMo, section 3; lambda_2 and lambda_1)."""
 
-    exit_weight: float = 0.1
+    exit_weight: float = 1.0
+    """The exit loss is small, since most slots are no end: at 0.1 the tower learns nothing for it."""
     exit_positive_weight: float = 1.0
     """Weight of the one slot that ends a motion against the many that do not."""
     text_weight: float = 1.0
@@ -41,7 +45,7 @@ class VAELossConfig(Config):
     kl_weight: float = 0.3
     root_weight: float = 7.0
     acceleration_weight: float = 8.0
-    foot_weight: float = 5.0
+    foot_weight: float = 1.0
 
 
 def llamo_loss(
@@ -109,7 +113,7 @@ def vae_loss(
     Reconstruction and root terms are Gaussian likelihoods with the best shared deviation (sigma-VAE), per feature; the root's is
     weighted as in MotionStreamer. The KL of a posterior with a fixed deviation is |mu|^2 / 2 and a constant. Two terms are ours: the mean
     absolute error of second differences of joint positions keeps the jerk of reconstructions near that of the recordings, and that
-    of the feet's velocities in the world (m/s) keeps standing feet from skating, which no term on single features does.
+    of the feet's velocities in the world, relative to their speed, keeps standing feet from skating, which no term on single features does.
 
     Args:
       params: the tree that `MotionVAE` declares.
@@ -131,8 +135,9 @@ def vae_loss(
     latent_mask = mask[:, :: motion_vae.FRAMES_PER_LATENT]
     acceleration = jnp.abs(jnp.diff(error[..., POSITIONS], n=2, axis=1)).mean(-1)
     smoothness = _mean(acceleration, mask[:, 2:])
-    foot_error = foot_velocities(output * std + mean) - foot_velocities(features * std + mean)
-    feet = _mean(jnp.abs(foot_error).mean((-1, -2)), mask[:, 1:])
+    real = foot_velocities(features * std + mean)
+    foot_error = jnp.abs(foot_velocities(output * std + mean) - real).mean(-1)
+    feet = _mean((foot_error / (jnp.linalg.norm(real, axis=-1) + SLOW_FOOT)).mean(-1), mask[:, 1:])
     # The likelihoods are sums over features, of which the root has few, and the KL is a mean over the batch: all divided by the number
     # of features of the batch.
     root_share = (ROOT.stop - ROOT.start) / features.shape[-1]
@@ -152,6 +157,7 @@ def vae_loss(
         "root": root_mse,
         "kl": kl,
         "acceleration": smoothness,
+        "feet": feet,
         "latent_rms": latent_std,
     }
 
