@@ -26,7 +26,7 @@ demo: setup
 	$(BIN)/python -m experiments.demo $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -m "not shared_data" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not shared_data" $(ARGS)
 
 lint: setup
 	$(BIN)/python -m ruff check .

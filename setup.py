@@ -45,7 +45,7 @@ setup(
         "beam": ["apache-beam>=2.60"],
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
-        "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.15"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "ruff>=0.15"],
     },
     entry_points={"console_scripts": ["llamo = llamo_jax.cli:main"]},
 )

@@ -162,5 +162,5 @@ class Pretrain:
 
 
 if __name__ == "__main__":
-    command = tyro.cli(Pretrain)
+    command = tyro.cli(Pretrain, prog="python -m experiments.pretrain")
     run_reporting_mistakes(command.run, debug=command.debug)

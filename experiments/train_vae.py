@@ -95,5 +95,5 @@ class TrainVAE:
 
 
 if __name__ == "__main__":
-    command = tyro.cli(TrainVAE)
+    command = tyro.cli(TrainVAE, prog="python -m experiments.train_vae")
     run_reporting_mistakes(command.run, debug=command.debug)

@@ -50,6 +50,8 @@ def read_config(folder: Path) -> LLMConfig:
     """
     path = Path(folder) / "config.json"
     values = read_json(path)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: found {type(values).__name__}, expected an object; is this the config.json of a model?")
     found = values.get("architectures") or ["none"]
     if found[0] not in ARCHITECTURES:
         raise InputError(f'{path}: architecture "{found[0]}" is not supported; expected one of {", ".join(ARCHITECTURES)}')

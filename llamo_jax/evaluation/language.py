@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from llamo_jax.convert.huggingface import load_llm
 from llamo_jax.model import Llamo, text_logits
@@ -29,8 +29,9 @@ def text_fidelity(model: Llamo, llm_folder: str | Path) -> dict[str, float]:
 
     Returns:
       changed_logits: how many text logits are not bitwise those of the LLM as imported, before motion training.
-      and, where PyTorch is installed, against transformers on the same folder in float32: logit_error (largest absolute difference),
-      logit_error_relative (the largest difference over 1 + the logit's size, the measure of a float32 tolerance) and largest_logit.
+      and, where PyTorch is installed, against transformers on the same folder: logit_error (largest absolute difference in float32),
+      largest_logit, and what rounding alone does: rounding_error of ours and rounding_error_transformers of its float32, both against
+      transformers in float64.
     """
     config, text = load_llm(llm_folder)
     rows = [np.array([[model.tokenizer.bos_id, *model.tokenizer.encode(sentence)]]) for sentence in TEXTS]
@@ -38,15 +39,20 @@ def text_fidelity(model: Llamo, llm_folder: str | Path) -> dict[str, float]:
     before = [np.asarray(text_logits(text, config, row)) for row in rows]
     figures = {"changed_logits": float(sum((a != b).sum() for a, b in zip(ours, before, strict=True)))}
     if importlib.util.find_spec("torch"):
-        theirs = _transformers_logits(llm_folder, rows)
-        errors = [(np.abs(a - b), np.abs(b)) for a, b in zip(ours, theirs, strict=True)]
-        figures["logit_error"] = float(max(error.max() for error, _ in errors))
-        figures["logit_error_relative"] = float(max((error / (1 + size)).max() for error, size in errors))
-        figures["largest_logit"] = float(max(size.max() for _, size in errors))
+        theirs, exact = _transformers_logits(llm_folder, rows)
+        figures["logit_error"] = _largest_difference(ours, theirs)
+        figures["rounding_error"] = _largest_difference(ours, exact)
+        figures["rounding_error_transformers"] = _largest_difference(theirs, exact)
+        figures["largest_logit"] = max(float(np.abs(logits).max()) for logits in exact)
     return figures
 
 
-def _transformers_logits(folder: str | Path, rows: list[Int[np.ndarray, "1 T"]]) -> list[Float[np.ndarray, "1 T V"]]:
+def _largest_difference(first: list[np.ndarray], second: list[np.ndarray]) -> float:
+    return max(float(np.abs(a - b).max()) for a, b in zip(first, second, strict=True))
+
+
+def _transformers_logits(folder: str | Path, rows: list[Int[np.ndarray, "1 T"]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Logits [1, T, V] of each row in float32 and in float64."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -54,4 +60,6 @@ def _transformers_logits(folder: str | Path, rows: list[Int[np.ndarray, "1 T"]])
     logging.disable_progress_bar()
     llm = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
     with torch.no_grad():
-        return [llm(torch.from_numpy(row)).logits.numpy() for row in rows]
+        single = [llm(torch.from_numpy(row)).logits.numpy() for row in rows]
+        llm = llm.double()
+        return single, [llm(torch.from_numpy(row)).logits.numpy() for row in rows]

@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-import transformers
 
 import llamo_jax
 from llamo_jax.convert.from_hf import bundle_from_llm
@@ -39,15 +36,6 @@ def test_a_text_ends_with_the_token_that_the_llm_was_taught(stories: Llamo) -> N
 def test_logits_are_those_of_transformers(stories: Llamo, shared: Path) -> None:
     figures = text_fidelity(stories, shared / "llm" / "stories260K" / "hf")
     assert figures["changed_logits"] == 0
-    assert figures["logit_error_relative"] < 1e-5
-
-
-def test_our_rounding_errors_are_no_larger_than_those_of_transformers(stories: Llamo, shared: Path) -> None:
-    folder = str(shared / "llm" / "stories260K" / "hf")
-    ids = np.random.default_rng(0).integers(3, 512, (4, 100))
-    exact, theirs = (
-        transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)(torch.from_numpy(ids)).logits.detach().double().numpy()
-        for dtype in (torch.float64, torch.float32)
-    )
-    ours = np.asarray(stories.text_logits(ids), np.float64)
-    assert np.sqrt(np.mean((ours - exact) ** 2)) < 2 * np.sqrt(np.mean((theirs - exact) ** 2))
+    # transformers in float32 is itself 2.5e-5 off its own float64, on logits up to 21: no other rounding comes within 1e-5 of it.
+    assert figures["rounding_error"] < figures["rounding_error_transformers"] < 3e-5
+    assert figures["logit_error"] < 2 * figures["rounding_error_transformers"]

@@ -88,6 +88,15 @@ def test_an_obedient_model():
     assert result.prompts == [e.captions[0] for e in examples()]
 
 
+def test_without_a_recogniser_everything_else_is_measured():
+    result = evaluate_generation(Actor(), examples(), None, long_count=1, long_seconds=1.0, progress=False)
+    judged = evaluate_generation(Actor(), examples(), Height(), long_count=1, long_seconds=1.0, progress=False)
+    left_out = set(judged.figures) - set(result.figures)
+    assert left_out == {"accuracy_content", "accuracy_content_real", "frechet", "frechet_halves"}
+    assert result.recognised == [{}] * 4
+    np.testing.assert_equal({name: judged.figures[name] for name in result.figures}, result.figures)
+
+
 def test_a_swapped_hand_is_counted():
     actor = Actor(confused=("wave the left hand",))
     result = evaluate_generation(actor, examples(), Height(), long_count=1, long_seconds=1.0, progress=False)
