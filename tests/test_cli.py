@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from data_pipelines.builders.synthetic_builder import build_synthetic
 from llamo_jax.cli import main
 from llamo_jax.motion import MotionClip
 
@@ -79,6 +80,13 @@ def test_a_bundle_from_an_llm_is_inspected(run: Callable, llm_folder: Path, tmp_
     run("convert", "from-hf", llm_folder, "-o", tmp_path / "fresh")
     printed = run("inspect", tmp_path / "fresh")
     assert "motion parameters" in printed and "trained" in printed
+
+
+def test_a_data_folder_is_inspected(run: Callable, tmp_path: Path) -> None:
+    build_synthetic(tmp_path / "data", num_clips=20)
+    printed = run("inspect", tmp_path / "data", "--json", tmp_path / "facts.json")
+    assert "records" in printed
+    assert json.loads((tmp_path / "facts.json").read_text())["records"] == {"train": 17, "validation": 1, "test": 2}
 
 
 def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
