@@ -87,11 +87,17 @@ RECORDINGS = Recipe(
 
 # Six minutes on two CPU cores, on the embedded procedural corpus, with an LLM of its own.
 DEMO = Recipe(
-    vae=VAERecipe(MotionVAEConfig(width=96), RunConfig("vae", 1000, OptimConfig(2e-3, beta2=0.99), time_limit=75.0)),
-    loader=LoaderConfig(text_len=80, motion_len=48),
-    stages=_three_stages(6, 3, (60, 2400, 80), OptimConfig(3e-3), (12.0, 200.0, 15.0)),
+    # In a minute, strong losses on acceleration and feet would leave no time for the poses.
+    vae=VAERecipe(
+        MotionVAEConfig(width=96),
+        RunConfig("vae", 2000, OptimConfig(2e-3, beta2=0.99), time_limit=50.0),
+        VAELossConfig(acceleration_weight=4.0, foot_weight=0.5),
+        frames=32,
+    ),
+    loader=LoaderConfig(text_len=64, motion_len=48),
+    stages=_three_stages(6, 3, (60, 2400, 80), OptimConfig(3e-3), (12.0, 220.0, 12.0)),
     recogniser_seconds=30.0,
-    llm_run=RunConfig("stage0", 500, OptimConfig(3e-3, warmup_steps=50), LLM, time_limit=40.0),
+    llm_run=RunConfig("stage0", 400, OptimConfig(3e-3, warmup_steps=50), LLM, time_limit=30.0),
 )
 
 # The Bandai-Namco labels say which recordings are rare.

@@ -1,42 +1,28 @@
 """Sentences for the procedural corpus: a small grammar of correct English, and its inverse."""
 
 import re
-from itertools import product
 
-# Action -> pairs (does, doing). {h} is the named hand or hands, {s} a side.
+# Action -> (does, doing). {h} is the named hand or hands, {s} a side. One verb each: with few wordings a tiny LLM is soon at home in them.
 _VERBS = {
-    "walk": (("walks forward", "walking forward"), ("walks ahead", "walking ahead")),
-    "walk_turn": (
-        ("walks in a curve to the {s}", "walking in a curve to the {s}"),
-        ("walks and turns to the {s}", "walking and turning to the {s}"),
-    ),
-    "walk_backward": (("walks backward", "walking backward"), ("steps backward", "stepping backward")),
-    "sidestep": (
-        ("sidesteps to the {s}", "sidestepping to the {s}"),
-        ("steps sideways to the {s}", "stepping sideways to the {s}"),
-    ),
-    "run": (("runs forward", "running forward"), ("runs ahead", "running ahead")),
-    "turn": (
-        ("turns around to the {s}", "turning around to the {s}"),
-        ("turns on the spot to the {s}", "turning on the spot to the {s}"),
-    ),
-    "jump": (("jumps", "jumping"), ("jumps up", "jumping up"), ("jumps in place", "jumping in place")),
-    "wave": (("waves {h}", "waving {h}"), ("waves with {h}", "waving with {h}")),
-    "raise": (("raises {h}", "raising {h}"), ("lifts {h} up high", "lifting {h} up high")),
-    "kick": (("kicks with the {s} leg", "kicking with the {s} leg"), ("kicks with the {s} foot", "kicking with the {s} foot")),
-    "squat": (("squats", "squatting"), ("squats down", "squatting down")),
-    "bow": (("bows", "bowing"), ("bows down", "bowing down")),
-    "sit": (("sits down", "sitting down"), ("takes a seat", "taking a seat")),
-    "stand": (("stands still", "standing still"), ("stands and waits", "standing and waiting")),
+    "walk": ("walks forward", "walking forward"),
+    "walk_turn": ("walks in a curve to the {s}", "walking in a curve to the {s}"),
+    "walk_backward": ("walks backward", "walking backward"),
+    "sidestep": ("steps sideways to the {s}", "stepping sideways to the {s}"),
+    "run": ("runs forward", "running forward"),
+    "turn": ("turns around to the {s}", "turning around to the {s}"),
+    "jump": ("jumps", "jumping"),
+    "wave": ("waves {h}", "waving {h}"),
+    "raise": ("raises {h}", "raising {h}"),
+    "kick": ("kicks with the {s} leg", "kicking with the {s} leg"),
+    "squat": ("squats", "squatting"),
+    "bow": ("bows", "bowing"),
+    "sit": ("sits down", "sitting down"),
+    "stand": ("stands still", "standing still"),
 }
-_HANDS = {
-    "left": ("the left hand", "the left arm"),
-    "right": ("the right hand", "the right arm"),
-    "both": ("both hands", "both arms"),
-}
-_SUBJECTS = ("a person", "someone", "the person", "a human")
-_SPEEDS = {"slow": ("slowly",), "normal": ("",), "fast": ("quickly", "rapidly")}
-_COUNTS = {1: ("",), 2: ("twice", "two times"), 3: ("three times",)}
+_HANDS = {"left": "the left hand", "right": "the right hand", "both": "both hands"}
+_SUBJECTS = ("a person", "someone", "the person")
+_SPEEDS = {"slow": "slowly", "normal": "", "fast": "quickly"}
+_COUNTS = {1: "", 2: "twice", 3: "three times"}
 
 # What a caption is recognised by; the first that is found counts.
 _SIGNS = (
@@ -48,29 +34,27 @@ _SIGNS = (
 
 def captions_of(action: str, side: str, speed: str, count: int) -> list[str]:
     """Every sentence for one action."""
+    (does, doing), manner, times = _phrase(action, side), _SPEEDS[speed], _COUNTS[count]
+    ending = f"{times}, {manner}" if times and manner else times or manner
     sentences = []
-    for (does, doing), manner, times, subject in product(_phrases(action, side), _SPEEDS[speed], _COUNTS[count], _SUBJECTS):
-        ending = f"{times}, {manner}" if times and manner else times or manner
-        sentences += [
-            _sentence(subject, does, ending),
-            _sentence(subject, "is", doing, ending),
-            _sentence(subject, manner, does, times),
-            _sentence(f"{manner},", subject, does, times) if manner else "",
-        ]
-    return [sentence for sentence in dict.fromkeys(sentences) if sentence]
+    for subject in _SUBJECTS:
+        sentences += [_sentence(subject, does, ending), _sentence(subject, "is", doing, ending)]
+        if manner:
+            sentences += [_sentence(subject, manner, does, times), _sentence(f"{manner},", subject, does, times)]
+    return sentences
 
 
 def sequence_captions(first: tuple[str, str], second: tuple[str, str]) -> list[str]:
     """Sentences for two actions, each (action, side), one after the other."""
+    (does, _), (does_next, _) = _phrase(*first), _phrase(*second)
     sentences = []
-    for (does, _), (does_next, doing_next), subject in product(_phrases(*first), _phrases(*second), _SUBJECTS):
+    for subject in _SUBJECTS:
         sentences += [
             _sentence(subject, does, "and then", does_next),
             _sentence(subject, "first", does, "and then", does_next),
             _sentence(subject, f"{does},", "then", does_next),
-            _sentence(subject, does, "before", doing_next),
         ]
-    return list(dict.fromkeys(sentences))
+    return sentences
 
 
 def caption_facts(caption: str) -> dict[str, str]:
@@ -98,10 +82,10 @@ def _side(text: str) -> str:
     return next((side for side in ("both", "left", "right") if re.search(rf"\b{side}\b", text)), "none")
 
 
-def _phrases(action: str, side: str) -> list[tuple[str, str]]:
+def _phrase(action: str, side: str) -> tuple[str, str]:
     verbs = _VERBS["walk_turn" if action == "walk" and side != "none" else action]
-    hands = _HANDS.get(side, ("",)) if "{h}" in verbs[0][0] else ("",)
-    return [tuple(form.format(h=hand, s=side) for form in pair) for pair, hand in product(verbs, hands)]
+    does, doing = (form.format(h=_HANDS.get(side, ""), s=side) for form in verbs)
+    return does, doing
 
 
 def _sentence(*parts: str) -> str:

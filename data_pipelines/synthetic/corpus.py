@@ -37,17 +37,8 @@ VARIATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...], f
 }
 
 HELD_OUT: frozenset[tuple[str, str, str]] = frozenset({
-    ("walk", "left", "slow"), ("walk", "right", "fast"),
-    ("walk_backward", "none", "fast"),
-    ("sidestep", "left", "slow"), ("sidestep", "right", "fast"),
-    ("run", "none", "slow"),
-    ("turn", "right", "fast"), ("turn", "left", "slow"),
-    ("wave", "left", "fast"), ("wave", "both", "slow"),
-    ("raise", "right", "slow"), ("raise", "left", "fast"),
-    ("kick", "left", "fast"),
-    ("squat", "none", "fast"),
-    ("bow", "none", "slow"),
-    ("sit", "none", "fast"),
+    ("walk", "left", "slow"), ("sidestep", "right", "fast"), ("turn", "left", "slow"), ("wave", "left", "fast"),
+    ("raise", "right", "slow"), ("kick", "left", "fast"), ("squat", "none", "fast"), ("bow", "none", "slow"),
 })  # fmt: skip
 """(action, side, speed) that only the test split has. Each action, side and speed of them is in training with other partners."""
 
@@ -150,11 +141,14 @@ def synthesize(spec: Spec, rng: np.random.Generator, name: str = "") -> MotionCl
 
 
 def generate_corpus(num_clips: int, seed: int) -> Iterator[tuple[str, MotionClip]]:
-    """(split, clip) of each clip: 85 % train, 5 % validation, 10 % test, which is held-out combinations alone.
+    """(split, clip) of each clip: 85 % train, 5 % validation, 10 % test.
 
-    Clip i depends on (seed, i) only, however many are made and wherever.
+    Half of the test clips are combinations that only they have. The label "combination" is "unseen" there and "seen" elsewhere; no caption
+    names it. Clip i depends on (seed, i) only, however many are made and wherever.
     """
     for index in range(num_clips):
         rng = np.random.default_rng((seed, index))
         split = {0: "test", 10: "test", 5: "validation"}.get(index % 20, "train")
-        yield split, synthesize(draw_spec(rng, held_out=split == "test"), rng, name=f"synthetic-{seed}-{index:06d}")
+        held_out = index % 20 == 0
+        clip = synthesize(draw_spec(rng, held_out=held_out), rng, name=f"synthetic-{seed}-{index:06d}")
+        yield split, dataclasses.replace(clip, labels={**clip.labels, "combination": "unseen" if held_out else "seen"})

@@ -44,8 +44,8 @@ class VAELossConfig(Config):
 
     kl_weight: float = 0.3
     root_weight: float = 7.0
-    acceleration_weight: float = 7.0
-    foot_weight: float = 2.0
+    acceleration_weight: float = 8.0
+    foot_weight: float = 1.0
 
 
 def llamo_loss(

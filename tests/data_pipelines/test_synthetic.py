@@ -255,7 +255,7 @@ def test_captions():
     assert len(words) < 150
     assert "a person kicks with the left leg twice, quickly." in sentences_of["kick-left-fast-2"]
     assert "someone is waving both hands." in sentences_of["wave-both-normal-1"]
-    assert "the person walks ahead before raising the left arm." in sentences_of["walk-raise-none-left-normal-1"]
+    assert "the person walks forward and then raises the left hand." in sentences_of["walk-raise-none-left-normal-1"]
 
 
 def test_facts_of_other_text():
