@@ -23,7 +23,7 @@ setup(
         *JAX_PAIRS,
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8,<0.13",
-        "grain>=0.2.18",
+        "grain>=0.2.18,<0.3",
         "array-record>=0.8.3",
         "transformers>=5.0",
         "tensorflow-datasets>=4.9.10",

@@ -58,7 +58,11 @@ class BandaiNamco:
 
 @dataclasses.dataclass(frozen=True)
 class BvhFolder:
-    """A folder of BVH files with a JSON of captions (the CMU set, or your own)."""
+    """A folder of BVH files with a JSON of captions (the CMU set, or your own).
+
+    captions.json maps the path of a recording, without .bvh, or its name alone where only one file has it, to its sentences:
+    {"walks/walk_01": ["a person walks.", "someone goes for a walk."], ...}
+    """
 
     source: Path
     """Folder of BVH files, at any depth."""

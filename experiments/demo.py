@@ -8,6 +8,7 @@ The demo has no training code of its own: it calls the functions of the full rec
 
 import dataclasses
 import importlib.metadata
+import math
 import os
 import platform
 import time
@@ -43,8 +44,11 @@ from llamo_jax.evaluation.reconstruction import evaluate_reconstruction
 from llamo_jax.files import write_json
 from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.model import Llamo
-from llamo_jax.motion import MotionClip
+from llamo_jax.models.llamo import output_rows
+from llamo_jax.models.motion_vae import FRAMES_PER_LATENT
+from llamo_jax.motion import FPS, MotionClip
 from llamo_jax.presets import LLMS
+from llamo_jax.tokenizer import Tokenizer
 
 Corpus = Literal["synthetic", "bandai_namco", "bvh"]
 
@@ -52,6 +56,9 @@ _RECIPES = {"synthetic": "demo", "bandai_namco": "bandai_namco", "bvh": "recordi
 
 _LABELS = {"synthetic": ("action", "side", "speed", "count"), "bandai_namco": ("content", "style"), "bvh": ()}
 """What a recogniser is trained to tell apart; a folder of BVH brings sentences and no labels."""
+
+_CAPTION_LABELS = {**_LABELS, "synthetic": (*_LABELS["synthetic"], "sequence", "sides")}
+"""What captions name. A pair of actions is too rare for a recogniser to learn it as a class of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +92,21 @@ class Demo:
         if self.corpus != "synthetic" and self.source is None:
             raise InputError(f"--corpus {self.corpus} needs --source: the folder of the recordings")
         recipe = recipe_named(self.recipe or _RECIPES[self.corpus])
+        # Said before the work, not after half of it.
+        if min(self.examples, self.videos, self.clips) < 1:
+            raise InputError(f"--examples {self.examples}, --videos {self.videos}, --clips {self.clips}; expected at least 1 of each")
         if self.llm:
-            load_llm(self.llm)  # said before the work, not after half of it
+            _, text = load_llm(self.llm)
+            Tokenizer(self.llm, output_rows(text))
         clock = _Clock()
         with clock("data"):
             shards = self._data()
+        held_out = [record for record in shards.split("test") if len(record.features) // FRAMES_PER_LATENT < recipe.loader.motion_len]
+        if not held_out:
+            raise InputError(
+                f"{shards.path}: no recording to test on that is shorter than {recipe.loader.motion_len} latents, "
+                f"{recipe.loader.motion_len * FRAMES_PER_LATENT / FPS:.1f} s; bring more recordings, or shorter ones"
+            )
         with clock("motion VAE and latents"):
             codec, latents = train_vae(shards.path, self.out, recipe.vae, max_tokens=recipe.loader.motion_len - 1, seed=self.seed)
         with clock("LLM"):
@@ -97,13 +114,14 @@ class Demo:
         with clock("three stages"):
             bundle = pretrain(llm, codec, latents, self.out, recipe, seed=self.seed)
         model = llamo_jax.load(bundle)
-        measured = _Measured(self, shards, recipe, model, llm, clock)
+        measured = _Measured(self, shards, held_out, recipe, model, llm, clock)
         with clock("report"):
             report = write_report(
                 self.out / "report", f"llamo_jax on {shards.manifest['builder']}", self._facts(shards, recipe, model, llm, clock),
                 measured.figures, {"Training": self.out / "metrics.jsonl"}, measured.pairs, measured.captions,
             )  # fmt: skip
-        figures = {figure.name: figure.value for figure in measured.figures}
+        # JSON knows no NaN.
+        figures = {figure.name: figure.value if math.isfinite(figure.value) else None for figure in measured.figures}
         write_json(self.out / "figures.json", {"figures": figures, "seconds": clock.seconds})
         if self.json:
             write_json(self.json, {"figures": figures, "seconds": clock.seconds})
@@ -116,7 +134,12 @@ class Demo:
     def _data(self) -> MotionShards:
         folder = self.out / "data"
         if (folder / "dataset.json").exists():
-            return MotionShards(folder)
+            shards = MotionShards(folder)
+            builder, found = shards.manifest["builder"], shards.manifest["source"]
+            sources = {"synthetic": f"procedural corpus, {self.clips} clips, seed {self.seed}", "bvh": str(self.source)}
+            if builder != self.corpus or found != sources.get(builder, found):
+                raise InputError(f"{folder}: holds other data ({builder}: {found}); choose another --out")
+            return shards
         if self.corpus == "synthetic":
             return build_synthetic(folder, num_clips=self.clips, seed=self.seed)
         if self.corpus == "bandai_namco":
@@ -156,17 +179,20 @@ class _Clock:
 class _Measured:
     """Everything that the report says of a trained model, on the test split."""
 
-    def __init__(self, demo: Demo, shards: MotionShards, recipe: Recipe, model: Llamo, llm: Path, clock: _Clock):
-        held_out = [record for record in shards.split("test") if len(record.features) // 4 < recipe.loader.motion_len]
+    def __init__(
+        self, demo: Demo, shards: MotionShards, held_out: list[MotionRecord], recipe: Recipe, model: Llamo, llm: Path, clock: _Clock
+    ):
         chosen = [record for _, record in evaluation_examples(held_out, demo.examples)]
         self.figures = _reconstruction_figures(chosen, model.codec) + _language_figures(model, llm)
         self.pairs: list[Pair] = []
         self.captions: list[CaptionRow] = []
-        label_names = _LABELS[demo.corpus]
+        caption_labels = _CAPTION_LABELS[demo.corpus]
+        train = shards.split("train").cached()
+        # A small set may have one class of a label, of which there is nothing to tell apart.
+        label_names = tuple(name for name in _LABELS[demo.corpus] if len({r.labels[name] for r in train if name in r.labels}) > 1)
         with clock("recogniser"):
             recogniser = None
             if label_names:
-                train = shards.split("train").cached()
                 recogniser = Recogniser.train(train, label_names, seed=demo.seed, seconds=recipe.recogniser_seconds)
         clips = [MotionClip.from_features(r.features, captions=r.captions, name=r.name, labels=r.labels) for r in chosen]
         with clock("captions"):
@@ -174,12 +200,12 @@ class _Measured:
         with clock("generation"):
             result = evaluate_generation(model, chosen, recogniser, seed=demo.seed)
         self.figures += _generation_figures(result, label_names)
-        if label_names:
-            self.figures += _caption_figures(captions, chosen, _facts_of(demo.corpus), label_names)
+        if caption_labels:
+            self.figures += _caption_figures(captions, chosen, _facts_of(demo.corpus), caption_labels)
         self.pairs += [_pair(result, index) for index in _spread(len(chosen), demo.videos)]
         for index in _spread(len(chosen), 24):
-            named = _facts_of(demo.corpus)(captions[index]) if label_names else {}
-            scored = {name: value for name, value in chosen[index].labels.items() if name in label_names}
+            named = _facts_of(demo.corpus)(captions[index]) if caption_labels else {}
+            scored = {name: value for name, value in chosen[index].labels.items() if name in caption_labels}
             right = all(named.get(name) == value for name, value in scored.items()) if scored else None
             self.captions.append(CaptionRow(chosen[index].name, captions[index], chosen[index].captions, right))
 

@@ -4,6 +4,8 @@
 """
 
 import dataclasses
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import tyro
 
 from data_pipelines.loader import LatentLoader, TextLoader
+from data_pipelines.sampling import mixed_seed
 from data_pipelines.shards import LatentRecord, LatentShards
 from experiments.recipes import Recipe, StageRecipe, recipe_named
 from llamo_jax import sharding
@@ -19,11 +22,12 @@ from llamo_jax.cli import run_reporting_mistakes
 from llamo_jax.config import LlamoConfig, LLMConfig
 from llamo_jax.convert.bundle import Bundle, read_codec, write_bundle
 from llamo_jax.convert.huggingface import load_llm, save_llm
+from llamo_jax.errors import InputError
 from llamo_jax.files import atomic_path
 from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.models import llamo
 from llamo_jax.models.layers import init, logical_axes
-from llamo_jax.motion import MotionClip
+from llamo_jax.motion import FPS, MotionClip
 from llamo_jax.presets import llamo_config
 from llamo_jax.tokenizer import Tokenizer, train_tokenizer
 from llamo_jax.training.checkpoint import DataIterator
@@ -49,9 +53,10 @@ def pretrain_llm(captions: list[str], out: Path, llm: LLMConfig, recipe: Recipe,
         text = init(lambda rngs: llamo.LLM(rngs, llm), jax.random.key(seed))
         # [EOM] is part of the embedding that a text-only batch reads, and of nothing that it learns.
         params = flatten({"text": text, "motion": {"eom": np.zeros(llm.width, np.float32)}})
-        loader = TextLoader(captions, tokenizer, recipe.llm_rows, recipe.loader)
+        loader = TextLoader(captions, tokenizer, recipe.llm_rows, dataclasses.replace(recipe.loader, seed=seed))
         settings = {"llm": llm.to_json(), "recipe": recipe.to_json(), "seed": seed}
-        params = _run_stage(recipe.llm_run, (recipe.llm_rows,), config, recipe, params, {}, iter(loader), out, settings)
+        run = dataclasses.replace(recipe.llm_run, seed=seed)
+        params = _run_stage(run, (recipe.llm_rows,), config, recipe, params, {}, iter(loader), out, settings)
         text = unflatten(params)["text"]
         save_llm(temporary, llm, jax.tree.map(np.asarray, text), bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
     return folder
@@ -76,15 +81,25 @@ def pretrain(llm_folder: Path, codec: MotionCodec, shards: LatentShards, out: Pa
     config = llamo_config(llm_config, codec.config.latent_channels)
     params = flatten(llamo.init_motion(config, jax.random.key(seed), text))
     frozen = flatten({"text": text})
+    if not np.array_equal(codec.latent_mean, shards.statistics.mean) or not np.array_equal(codec.latent_std, shards.statistics.std):
+        raise InputError(f"{shards.path}: the latents are not of this VAE (their statistics differ); encode the data with it again")
     records = shards.split("train").cached()
-    settings = {"llm": llm_config.to_json(), "recipe": recipe.to_json(), "seed": seed, "data": shards.manifest["records"]}
+    settings = {
+        "llm": llm_config.to_json() | {"weights": _fingerprint(frozen)},
+        "recipe": recipe.to_json(),
+        "seed": seed,
+        "data": shards.manifest["records"] | {"latents": _fingerprint({"mean": codec.latent_mean, "std": codec.latent_std})},
+    }
     for number, stage in enumerate(recipe.stages):
         chosen = _moving(records, stage, codec)
-        loader_config = dataclasses.replace(recipe.loader, seed=seed + number)
+        # Stages see other batches and other noise, even those that train the same parameters.
+        stage_seed = mixed_seed(seed, number)
+        loader_config = dataclasses.replace(recipe.loader, seed=stage_seed)
         loader = LatentLoader(chosen, shards.statistics, tokenizer, llm_config.eom_id, stage.rows, loader_config)
         print(f"{stage.run.name}: {loader.fit}")
         rows = tuple(stage.rows.values())
-        params = _run_stage(stage.run, rows, config, recipe, params, frozen, iter(loader), out, settings)
+        run = dataclasses.replace(stage.run, seed=stage_seed)
+        params = _run_stage(run, rows, config, recipe, params, frozen, iter(loader), out, settings)
     info = {"trained": True, "stages": [stage.run.name for stage in recipe.stages], "seed": seed, "data": shards.manifest["records"]}
     motion = unflatten(jax.tree.map(np.asarray, params))
     write_bundle(out / "bundle", Bundle(config, text, motion, codec, llm_folder, info))
@@ -127,13 +142,23 @@ def _moving(records: list[LatentRecord], stage: StageRecipe, codec: MotionCodec)
         return records
     kept = []
     for start in range(0, len(records), 64):
-        batch = records[start : start + 64]
+        batch = [records[index] for index in range(start, min(start + 64, len(records)))]
         features = codec.decode([(record.latents - codec.latent_mean) / codec.latent_std for record in batch])
         for record, decoded in zip(batch, features, strict=True):
             joints = MotionClip.from_features(decoded).joints
-            if np.linalg.norm(np.diff(joints, axis=0), axis=-1).mean() * 30 >= stage.min_speed:
+            if np.linalg.norm(np.diff(joints, axis=0), axis=-1).mean() * FPS >= stage.min_speed:
                 kept.append(record)
+    if not kept:
+        raise InputError(f"{stage.run.name}: none of {len(records)} records moves at {stage.min_speed} m/s; lower its min_speed")
     return kept
+
+
+def _fingerprint(arrays: Mapping[str, Any]) -> int:
+    """A checksum of arrays, so that a run is continued with the same ones only."""
+    checksum = 0
+    for name in sorted(arrays):
+        checksum = zlib.crc32(np.ascontiguousarray(arrays[name]).view(np.uint8), checksum)
+    return checksum
 
 
 @dataclasses.dataclass(frozen=True)

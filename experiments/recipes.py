@@ -52,10 +52,10 @@ class Recipe(Config):
 
     vae: VAERecipe
     stages: tuple[StageRecipe, ...]
+    llm_run: RunConfig
+    """Stage 0: pretraining of an embedded LLM on captions, where none is given."""
     loader: LoaderConfig = LoaderConfig()
     loss: LlamoLossConfig = LlamoLossConfig()
-    llm_run: RunConfig | None = None
-    """Stage 0: pretraining of an embedded LLM on captions, where none is given."""
     llm_rows: int = 16
     recogniser_seconds: float = 90.0
     """Time limit for the recogniser that judges the result."""
@@ -83,6 +83,7 @@ RECORDINGS = Recipe(
     ),
     loader=LoaderConfig(text_len=96, motion_len=64),
     stages=_three_stages(6, 4, (100, 9000, 200), OptimConfig(3e-3), (30.0, 1200.0, 40.0)),
+    llm_run=RunConfig("stage0", 400, OptimConfig(3e-3, warmup_steps=50), LLM, time_limit=30.0),
 )
 
 # Six minutes on two CPU cores, on the embedded procedural corpus, with an LLM of its own.

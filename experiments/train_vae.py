@@ -51,7 +51,7 @@ def train_vae(data: Path, out: Path, recipe: VAERecipe, *, max_tokens: int, seed
     batches = window_batches(shards.split("train").cached(), shards.statistics, rows=recipe.rows, frames=recipe.frames, seed=seed)
     with MetricsLog(out) as log:
         params = train(
-            recipe.run,
+            dataclasses.replace(recipe.run, seed=seed),
             lambda tree, batch, key: vae_loss(tree, recipe.model, recipe.loss, batch, key, mean=mean, std=std),
             params,
             {},

@@ -110,6 +110,8 @@ class Inspect:
     def run(self) -> None:
         manifest = self.path / "dataset.json"
         facts = read_json(manifest) if manifest.exists() else _describe_bundle(self.path)
+        if not isinstance(facts, dict):
+            raise InputError(f"{manifest}: holds a {type(facts).__name__}; expected an object")
         _report("\n".join(f"{name:<22} {_compact(value)}" for name, value in facts.items()), facts, self.json)
 
 

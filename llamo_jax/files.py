@@ -19,20 +19,39 @@ def atomic_path(path: str | os.PathLike, *, directory: bool = False) -> Iterator
 
     The temporary name keeps the suffix of `path`, because encoders choose their format by it. With `directory=True` the temporary
     path is an existing empty folder, and a folder already at `path` is replaced as a whole.
+
+    Raises:
+      InputError: nothing can be written there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
+    if path.is_dir() and not directory:
+        raise InputError(f"{path}: is a folder; expected the name of a file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another output path") from error
     temporary = scratch / path.name
     try:
         if directory:
             temporary.mkdir()
         yield temporary
-        if directory and path.exists():
-            os.rename(path, scratch / "replaced")
-        os.replace(temporary, path)
+        _replace(temporary, path, scratch / "replaced" if directory and path.exists() else None)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _replace(source: Path, target: Path, aside: Path | None) -> None:
+    """Renames `source` onto `target`; a folder that is there goes aside first, and comes back if the rename fails."""
+    if aside is None:
+        os.replace(source, target)
+        return
+    os.rename(target, aside)
+    try:
+        os.rename(source, target)
+    except OSError:
+        os.rename(aside, target)
+        raise
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:
@@ -63,6 +82,8 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     try:
         loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray) != (Path(path).suffix == ".npy"):
+            raise InputError(f"{path}: the suffix is not that of its contents; expected one array as .npy, several as .npz")
         if isinstance(loaded, np.ndarray):
             return {"array": loaded}
         with loaded:
@@ -70,9 +91,9 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); expected a NumPy .npz or .npy file") from error
     except ValueError as error:
-        if "pickle" in str(error).lower():
+        if "Object arrays" in str(error) or "pickle" in str(error).lower():
             raise InputError(
-                f"{path}: holds pickled Python objects, which are never loaded (they can run code); save plain arrays instead"
+                f"{path}: damaged, or holds pickled Python objects, which are never loaded (they can run code); save plain arrays instead"
             ) from error
         raise InputError(f"{path}: not a readable NumPy file ({error})") from error
     except Exception as error:  # zipfile and zlib raise their own types for damaged archives

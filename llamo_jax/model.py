@@ -1,5 +1,6 @@
 """`llamo_jax.load(path)`: a whole model for a person to hold."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -74,10 +75,14 @@ class Llamo:
         """
         self._require_trained()
         texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            return []
         duration = max_seconds if seconds is None else seconds
-        if not duration * LATENTS_PER_SECOND >= 1:
+        if not 1 / LATENTS_PER_SECOND <= duration < math.inf:
             raise InputError(f"duration is {duration} s; expected at least {1 / LATENTS_PER_SECOND:.2f} s, one latent")
         prompts = [motion_prompt(self.tokenizer, text) for text in texts]
+        max_tokens = math.ceil(round(duration * LATENTS_PER_SECOND, 6))
+        self._require_positions(max(map(len, prompts)) + max_tokens + 1, f"a text of {max(map(len, prompts))} tokens and {duration:g} s")
         keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(jnp.arange(len(texts)))
         latents = generate_latents(
             self._params,
@@ -86,11 +91,12 @@ class Llamo:
             unconditional_prompt(self.tokenizer),
             keys,
             SamplingConfig(float(guidance), steps, solver),
-            round(duration * LATENTS_PER_SECOND),
+            max_tokens,
             until_exit=seconds is None,
         )
+        frames = round(duration * FPS)
         clips = [
-            MotionClip.from_features(features, source=source, captions=(text,))
+            MotionClip.from_features(features[:frames], source=source, captions=(text,))
             for features, text in zip(self.codec.decode(latents), texts, strict=True)
         ]
         return clips[0] if isinstance(text, str) else clips
@@ -103,8 +109,13 @@ class Llamo:
         """
         self._require_trained()
         clips = [clip] if isinstance(clip, MotionClip) else list(clip)
+        if not clips:
+            return []
         before, after = caption_prompt(self.tokenizer, self.config.text.eom_id)
         motions = self.codec.encode([clip.features() for clip in clips])
+        longest = max(map(len, motions))
+        needed = len(before) + longest + 1 + len(after) + max_tokens
+        self._require_positions(needed, f"a motion of {longest / LATENTS_PER_SECOND:.1f} s and a caption of up to {max_tokens} tokens")
         tokens = caption_tokens(self._params, self.config, before, motions, after, eos_id=self.tokenizer.eos_id, max_tokens=max_tokens)
         captions = [self.tokenizer.decode(ids).strip() for ids in tokens]
         return captions[0] if isinstance(clip, MotionClip) else captions
@@ -116,7 +127,14 @@ class Llamo:
         return self.tokenizer.decode([*prompt[1:], *new])[len(self.tokenizer.decode(prompt[1:])) :]
 
     def text_logits(self, token_ids: Int[Array, "B T"]) -> Float[Array, "B T V"]:
-        """Float32 logits of the LLM on token ids; the same bits before and after any motion training."""
+        """Float32 logits of the LLM on token ids; the same bits before and after any motion training.
+
+        Raises:
+          InputError: an id is none of the LLM's.
+        """
+        ids, vocab_size = np.asarray(token_ids), self.config.text.vocab_size
+        if ids.size and not (ids.min() >= 0 and ids.max() < vocab_size):
+            raise InputError(f"token ids run from {ids.min()} to {ids.max()}; expected 0 to {vocab_size - 1}")
         return text_logits(self.bundle.text, self.config.text, jnp.asarray(token_ids))
 
     def encode(self, clip: MotionClip) -> Float[np.ndarray, "n Z"]:
@@ -126,6 +144,10 @@ class Llamo:
     def decode(self, latents: Float[np.ndarray, "n Z"]) -> Float[np.ndarray, "4*n 272"]:
         """Un-normalised features of normalised latents."""
         return self.codec.decode([np.asarray(latents)])[0]
+
+    def _require_positions(self, needed: int, what: str) -> None:
+        if needed > self.config.text.max_positions:
+            raise InputError(f"{what} need {needed} positions; the LLM has {self.config.text.max_positions}: make it shorter")
 
     def _require_trained(self) -> None:
         if not self.bundle.info.get("trained"):

@@ -35,6 +35,8 @@ class Tokenizer:
             raise InputError(f"{folder}: the tokenizer has no beginning- or end-of-text token; expected both in tokenizer_config.json")
         self.bos_id: int = self._tokenizer.bos_token_id
         self.eos_id: int = self._tokenizer.eos_token_id
+        if output_rows is not None and len(self) > len(output_rows):
+            raise InputError(f"{folder}: the tokenizer has {len(self)} tokens and the LLM {len(output_rows)}; they do not belong together")
         if output_rows is not None and not _can_be_said(np.asarray(output_rows, np.float32), self.eos_id):
             self.eos_id = self.bos_id
         self._cache: dict[str, list[int]] = {}

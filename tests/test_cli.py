@@ -1,6 +1,7 @@
 """The `llamo` command: what each command does, and one clear line for each mistake, with nothing left behind."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -57,7 +58,7 @@ def test_generate_writes_what_the_suffix_says(run: Callable, bundle: Path, tmp_p
         out = tmp_path / f"wave.{suffix}"
         printed = run("generate", bundle, TEXT, "-o", out, "--seconds", 1, "--json", tmp_path / "figures.json")
         assert out.stat().st_size > 0 and str(out) in printed
-        assert json.loads((tmp_path / "figures.json").read_text())["frames"] == 32
+        assert json.loads((tmp_path / "figures.json").read_text())["frames"] == 30
     same = tmp_path / "same.npz"
     run("generate", bundle, TEXT, "-o", same, "--seconds", 1)
     np.testing.assert_array_equal(MotionClip.load(same).joints, MotionClip.load(tmp_path / "wave.npz").joints)
@@ -111,6 +112,15 @@ def _nan(path: Path) -> None:
     np.savez(path, **arrays)
 
 
+def _edited(path: Path, pattern: str, replacement: str) -> None:
+    path.write_text(re.sub(pattern, replacement, path.with_name("motion.bvh").read_text()))
+
+
+def _flat(path: Path) -> None:
+    arrays = dict(np.load(path.with_name("good.npz")))
+    np.savez(path, **(arrays | {"rotations": np.zeros_like(arrays["rotations"])}))
+
+
 BROKEN: dict[str, tuple[str, Callable[[Path], None]]] = {
     "absent.bvh": ("No such file", lambda path: None),
     "truncated.bvh": ("truncated.bvh", lambda path: path.write_text(path.with_name("motion.bvh").read_text()[:-400])),
@@ -121,6 +131,11 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None]]] = {
     "nan.npz": ("NaN", _nan),
     "text.npz": ("text.npz", lambda path: path.write_text("no zip")),
     "motion.fbx": (".fbx", lambda path: path.write_text("")),
+    "time.bvh": ('frame time is "0.0.3"', lambda path: _edited(path, r"Frame Time: \S+", "Frame Time: 0.0.3")),
+    "axes.bvh": ("each channel once", lambda path: _edited(path, "3 Zrotation Xrotation Yrotation", "3 Zrotation Zrotation Yrotation")),
+    "renamed.npy": ("suffix is not that of its contents", lambda path: shutil.copyfile(path.with_name("good.npz"), path)),
+    "words.npy": ("expected numbers", lambda path: np.save(path, np.full((40, 272), "a"))),
+    "flat.npz": ("no rotation matrices", lambda path: _flat(path)),
 }
 
 
@@ -140,6 +155,7 @@ def test_broken_motion_files_are_told(mistake: Callable, clip: MotionClip, bvh: 
 def test_mistakes_with_a_bundle_are_told(mistake: Callable, bundle: Path, llm_folder: Path, bvh: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
     assert "the text is empty" in mistake("generate", bundle, "", "-o", out)
+    assert "cannot be written" in mistake("generate", bundle, TEXT, "-o", bvh / "out.npz", "--seconds", 1)
     assert 'suffix ".avi" is no output format' in mistake("generate", bundle, TEXT, "-o", tmp_path / "out.avi")
     assert "no such bundle" in mistake("generate", tmp_path / "absent", TEXT, "-o", out)
     assert "no format_version" in mistake("generate", llm_folder, TEXT, "-o", out)

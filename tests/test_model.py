@@ -24,7 +24,7 @@ def test_the_same_seed_gives_the_same_motion(model: Llamo) -> None:
 
 def test_settings_matter_and_length_is_kept(model: Llamo) -> None:
     clip = model.generate(TEXT, seconds=1.0)
-    assert len(clip) == 4 * round(7.5) and clip.fps == 30 and clip.captions == (TEXT,)
+    assert len(clip) == 30 and clip.fps == 30 and clip.captions == (TEXT,)
     for changed in ({"guidance": 1.0}, {"steps": 4}, {"solver": "midpoint"}, {"solver": "heun"}):
         assert np.abs(model.generate(TEXT, seconds=1.0, **changed).joints - clip.joints).max() > 1e-6, changed
     assert len(model.generate(TEXT, max_seconds=2.0)) <= 60
@@ -94,6 +94,8 @@ def test_a_bundle_from_an_llm_alone_talks_and_does_not_move(llm_folder: Path, tm
         ({"guidance": -1.0}, r"guidance is -1\.0; expected 0 or more"),
         ({"seconds": 0.0}, "expected at least 0.13 s, one latent"),
         ({"seconds": float("nan")}, "expected at least 0.13 s, one latent"),
+        ({"seconds": float("inf")}, "duration is inf s"),
+        ({"seconds": 400.0}, r"and 400 s need \d+ positions; the LLM has 2048: make it shorter"),
     ],
 )
 def test_settings_out_of_range_are_told(model: Llamo, settings: dict, message: str) -> None:
@@ -104,5 +106,8 @@ def test_settings_out_of_range_are_told(model: Llamo, settings: dict, message: s
 def test_mistakes_in_input_are_told(model: Llamo, clip: MotionClip) -> None:
     with pytest.raises(InputError, match="the text is empty"):
         model.generate("  ")
+    with pytest.raises(InputError, match="token ids run from 5 to 5000; expected 0 to 299"):
+        model.text_logits(np.array([[5, 5000]]))
+    assert model.generate([]) == [] and model.caption([]) == []
     with pytest.raises(InputError, match="has 3 frames; expected at least 4"):
         model.caption(MotionClip.from_features(clip.features()[:3]))

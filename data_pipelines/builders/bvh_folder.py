@@ -54,7 +54,10 @@ def find_takes(source: Path, captions: Path, rejections: Rejections) -> list[Tak
     """The recordings with their captions and splits, in the order of their names."""
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; expected a folder of BVH files")
-    files = {path.stem: path for path in sorted(source.rglob("*.bvh"))}
+    files = sorted(source.rglob("*.bvh"))
+    named: dict[str, list[Path]] = {}
+    for path in files:
+        named.setdefault(path.stem, []).append(path)
     if not files:
         raise InputError(f"{source}: no .bvh file in it; expected a folder of BVH files")
     entries = read_json(captions)
@@ -63,15 +66,20 @@ def find_takes(source: Path, captions: Path, rejections: Rejections) -> list[Tak
     takes, captioned = [], set()
     for name, entry in sorted(entries.items()):
         spans = _spans(name, entry, captions)
-        path = source / entry["file"] if isinstance(entry, dict) and "file" in entry else files.get(Path(name).stem, source / f"{name}.bvh")
+        path = source / entry["file"] if isinstance(entry, dict) and "file" in entry else source / f"{name}.bvh"
+        same_name = named.get(Path(name).name, [])
+        if not path.is_file() and len(same_name) == 1:
+            path = same_name[0]
         captioned.add(path)
-        if not path.is_file():
+        if not path.is_file() and len(same_name) > 1:
+            rejections.add(Rejected(name, "several files of that name", ", ".join(str(found) for found in same_name)))
+        elif not path.is_file():
             rejections.add(Rejected(name, "captioned, but no file", str(path)))
         elif not spans:
             rejections.add(Rejected(name, "no caption"))
         else:
             takes.append(Take(path, split_by_hash(name), spans))
-    for path in files.values():
+    for path in files:
         if path not in captioned:
             rejections.add(Rejected(path.stem, "no caption", f"not in {captions.name}"))
     if not takes:

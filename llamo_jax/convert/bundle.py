@@ -57,8 +57,7 @@ class Bundle:
 def write_bundle(path: str | Path, bundle: Bundle) -> None:
     """Writes a bundle whole, or not at all; one that is already at `path` is replaced."""
     path = Path(path)
-    if path.exists() and not (path / "config.json").exists() and any(path.iterdir() if path.is_dir() else [path]):
-        raise InputError(f"{path}: exists and is not a bundle; choose another output path, or remove it")
+    _require_replaceable(path)
     with atomic_path(path, directory=True) as folder:
         _copy_llm(bundle.llm_folder, folder / "llm")
         save_file(_to_numpy(flatten(bundle.motion)), folder / "motion.safetensors")
@@ -88,8 +87,13 @@ def read_bundle(path: str | Path) -> Bundle:
         raise InputError(
             f"{path}: bundle format {values['format_version']}; this version of llamo_jax reads format {FORMAT_VERSION}: upgrade llamo_jax"
         )
-    config = LlamoConfig.from_json(values.get("model"))
-    vae_config = MotionVAEConfig.from_json(values.get("motion_vae"))
+    try:
+        config = LlamoConfig.from_json(values.get("model"))
+        vae_config = MotionVAEConfig.from_json(values.get("motion_vae"))
+    except InputError as error:
+        raise InputError(f"{path / 'config.json'}: {error}") from error
+    if not isinstance(info := values.get("info"), dict):
+        raise InputError(f'{path / "config.json"}: "info" is {info!r:.40}; expected an object')
     llm_config, text = huggingface.load_llm(path / "llm")
     if llm_config != config.text:
         raise InputError(f"{path}: llm/config.json describes another LLM than config.json; the bundle was put together from two")
@@ -97,11 +101,12 @@ def read_bundle(path: str | Path) -> Bundle:
     if vae_config.latent_channels != config.latent_channels:
         channels = f"{vae_config.latent_channels} latent channels, the model {config.latent_channels}"
         raise InputError(f"{path}: the VAE has {channels}; expected the same")
-    return Bundle(config, text, _to_jax(motion), _read_codec_tensors(path, vae_config), path / "llm", values.get("info", {}))
+    return Bundle(config, text, _to_jax(motion), _read_codec_tensors(path, vae_config), path / "llm", info)
 
 
 def write_codec(path: str | Path, codec: MotionCodec) -> None:
     """Writes a VAE alone, with its statistics, as a folder of config.json and motion_vae.safetensors."""
+    _require_replaceable(Path(path))
     with atomic_path(path, directory=True) as folder:
         _save_codec_tensors(folder, codec)
         write_json(folder / "config.json", {"format_version": FORMAT_VERSION, "motion_vae": codec.config.to_json()})
@@ -117,6 +122,18 @@ def read_codec(path: str | Path) -> MotionCodec:
     if not isinstance(values, dict) or "motion_vae" not in values:
         raise InputError(f"{path}: config.json describes no motion VAE; expected a bundle, or the vae folder of a training run")
     return _read_codec_tensors(Path(path), MotionVAEConfig.from_json(values["motion_vae"]))
+
+
+def _require_replaceable(path: Path) -> None:
+    """Only nothing, an empty folder, or an earlier bundle or VAE of ours is replaced: a plain Hugging Face folder has a config.json too."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    try:
+        values = read_json(path / "config.json")
+    except InputError:
+        values = None
+    if not isinstance(values, dict) or "format_version" not in values:
+        raise InputError(f"{path}: exists and is not a bundle; choose another output path, or remove it")
 
 
 def _save_codec_tensors(folder: Path, codec: MotionCodec) -> None:
@@ -150,6 +167,8 @@ def _read_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, n
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
             raise InputError(f'{path}: tensor "{name}" has shape {tensors[name].shape}; the config asks for {shape}')
+        if tensors[name].dtype != np.float32 or not np.isfinite(tensors[name]).all():
+            raise InputError(f'{path}: tensor "{name}" is of type {tensors[name].dtype} or not finite; expected finite float32')
     return tensors
 
 

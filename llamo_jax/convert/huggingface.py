@@ -63,7 +63,7 @@ def read_config(folder: Path) -> LLMConfig:
     rope = {"rope_theta": values.get("rope_theta", 10000.0)} | (values.get("rope_parameters") or values.get("rope_scaling") or {})
     try:
         heads = values["num_attention_heads"]
-        return LLMConfig(
+        found = dict(
             vocab_size=values["vocab_size"],
             width=values["hidden_size"],
             num_layers=values["num_hidden_layers"],
@@ -77,8 +77,12 @@ def read_config(folder: Path) -> LLMConfig:
             tie_embeddings=values.get("tie_word_embeddings", False),
             max_positions=values.get("max_position_embeddings", 2048),
         )
+        scaling = found["rope_scaling"]
+        return LLMConfig.from_json(found | {"rope_scaling": None if scaling is None else scaling.to_json()})
     except KeyError as error:
         raise InputError(f"{path}: the field {error} is missing; expected the config.json of a Llama model") from error
+    except (TypeError, ValueError) as error:  # InputError included: it names the field, and here the file
+        raise InputError(f"{path}: {error}") from error
 
 
 def _read_rope_scaling(rope: dict[str, Any], path: Path) -> RopeScaling | None:
@@ -160,8 +164,13 @@ def _names(path: str, config: LLMConfig) -> list[str]:
 def _tensors(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor of the folder's safetensors files; those of a sharded checkpoint are the ones that its index names."""
     index = folder / "model.safetensors.index.json"
-    files = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
-    for file in files:
+    files = {"model": "model.safetensors"}
+    if index.exists():
+        values = read_json(index)
+        files = values.get("weight_map") if isinstance(values, dict) else None
+        if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
+            raise InputError(f'{index}: no "weight_map" of tensor names to files; the download may be damaged')
+    for file in sorted(set(files.values())):
         path = folder / file
         if not path.exists():
             raise InputError(f"{path}: no such file; expected the model's weights as safetensors (other formats are not read)")

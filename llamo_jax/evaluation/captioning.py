@@ -24,7 +24,8 @@ def caption_accuracy(
       label_names: which labels to score; None is all. Leave out those that no caption speaks of, such as which recording it was.
 
     Returns:
-      `<label>` for each label name (share of captions that name the right class), `all_labels` (share that name all of them), and
+      `<label>` for each label name (share of captions that name the right class), `all_labels` (share that name all of them, of the motions
+      that have any), and
       `exact_match` (share that equal a reference but for case, punctuation and spaces).
 
     Raises:
@@ -42,7 +43,7 @@ def caption_accuracy(
             right.setdefault(name, []).append(found.get(name) == value)
     figures = {name: sum(values) / len(values) for name, values in sorted(right.items())}
     figures["all_labels"] = _share(
-        all(found.get(name) == value for name, value in truth.items()) for found, truth in zip(named, labels, strict=True)
+        all(found.get(name) == value for name, value in truth.items()) for found, truth in zip(named, labels, strict=True) if truth
     )
     if references is not None:
         figures["exact_match"] = _share(
@@ -53,7 +54,7 @@ def caption_accuracy(
 
 def _share(hits: Iterable[bool]) -> float:
     hits = list(hits)
-    return sum(hits) / len(hits)
+    return sum(hits) / len(hits) if hits else float("nan")
 
 
 def _plain(text: str) -> str:

@@ -15,7 +15,7 @@ from llamo_jax.evaluation.recogniser import Recogniser
 from llamo_jax.models.motion_vae import FRAMES_PER_LATENT
 from llamo_jax.motion import FPS, MotionClip
 
-_HAND_WORDS = {"hand", "hands", "arm", "arms", "wave", "waves", "waving"}
+_HAND_WORDS = {"hand", "hands", "arm", "arms", "wave", "waves", "waving", "raise", "raises", "raising"}
 _WALK_WORDS = {"walk", "walks", "walking"}
 
 
@@ -143,7 +143,7 @@ def evaluate_generation(
 def named_hand(labels: Mapping[str, str]) -> str | None:
     """The hand that labels name: "left", "right", or None.
 
-    Labels name a hand where their values have a word for it (hand, arm, wave) and exactly one of the words left and right, as in
+    Labels name a hand where their values have a word for it (hand, arm, wave, raise) and exactly one of the words left and right, as in
     {"content": "wave-left-hand"} or {"action": "wave", "side": "left"}; not in {"content": "walk-turn-left"} or {"side": "both"}.
     """
     words = _words(labels)

@@ -3,6 +3,8 @@
 import importlib.util
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
@@ -37,9 +39,12 @@ def text_fidelity(model: Llamo, llm_folder: str | Path) -> dict[str, float]:
     rows = [np.array([[model.tokenizer.bos_id, *model.tokenizer.encode(sentence)]]) for sentence in TEXTS]
     ours = [np.asarray(model.text_logits(row)) for row in rows]
     before = [np.asarray(text_logits(text, config, row)) for row in rows]
+    # The weights may be bfloat16; the comparison with transformers is of float32 on both sides.
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), text)
     figures = {"changed_logits": float(sum((a != b).sum() for a, b in zip(ours, before, strict=True)))}
     if importlib.util.find_spec("torch"):
         theirs, exact = _transformers_logits(llm_folder, rows)
+        ours = [np.asarray(text_logits(single, config, row)) for row in rows]
         figures["logit_error"] = _largest_difference(ours, theirs)
         figures["rounding_error"] = _largest_difference(ours, exact)
         figures["rounding_error_transformers"] = _largest_difference(theirs, exact)

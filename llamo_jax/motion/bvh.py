@@ -95,7 +95,11 @@ def read_bvh(path: str | Path) -> Bvh:
     match = re.match(r"\s*Frames:\s*(\d+)\s*Frame Time:\s*([-+.\deE]+)", body)
     if not match:
         raise InputError(f'{path}: after MOTION expected "Frames: N" and "Frame Time: S", found "{" ".join(body[:40].split())}"')
-    frames, frame_time = int(match[1]), float(match[2])
+    frames = int(match[1])
+    try:
+        frame_time = float(match[2])
+    except ValueError as error:
+        raise InputError(f'{path}: the frame time is "{match[2]}"; expected seconds') from error
     if frames < 1 or not 0 < frame_time < 10:
         raise InputError(f"{path}: {frames} frames of {frame_time} s; expected at least one frame and a positive frame time")
     values = _read_numbers(body[match.end() :], frames, sum(map(len, channels)), path)
@@ -140,6 +144,8 @@ def _read_hierarchy(header: str, path: str | Path) -> tuple[list[str], list[int]
             matches = [_CHANNEL.fullmatch(word) for word in words[2:]]
             if len(words) < 2 or not words[1].isdigit() or int(words[1]) != len(matches) or None in matches:
                 raise InputError(f'{where}: found "{line.strip()}"; expected CHANNELS, their number, and as many channel names')
+            if len({(match[1].upper(), match[2].lower()) for match in matches if match}) < len(matches):
+                raise InputError(f'{where}: found "{line.strip()}"; expected each channel once')
             channels[stack[-1]] = tuple(match[1].upper() + match[2].lower() for match in matches if match)
         else:
             raise InputError(f'{where}: found "{line.strip()}", which is not a part of a BVH hierarchy')

@@ -55,6 +55,7 @@ class MotionClip:
                 raise InputError(
                     f"{what}: {field} have shape {array.shape}; expected [T, {', '.join(map(str, shape[1:]))}] with T at least 1"
                 )
+            _require_numbers(array, f"{what}: {field}")
             if not np.isfinite(array).all():
                 frame = int(np.flatnonzero(~np.isfinite(array.reshape(frames, -1)).all(1))[0])
                 raise InputError(f"{what}: {field} have NaN or infinity in frame {frame}; expected finite numbers")
@@ -87,8 +88,9 @@ class MotionClip:
         Raises:
           InputError: the features have another shape, or `source` is neither.
         """
-        if features.ndim != 2 or features.shape[1] != FEATURES:
-            raise InputError(f"features have shape {features.shape}; expected [T, {FEATURES}]")
+        if features.ndim != 2 or features.shape[1] != FEATURES or not len(features):
+            raise InputError(f"features have shape {features.shape}; expected [T, {FEATURES}] with T at least 1")
+        _require_numbers(features, "features")
         if source not in ("positions", "rotations"):
             raise InputError(f'source is "{source}"; expected "positions" or "rotations"')
         if not np.isfinite(features).all():
@@ -192,6 +194,11 @@ class MotionClip:
         return dataclasses.replace(self, joints=self.joints[frames], rotations=self.rotations[frames])
 
 
+def _require_numbers(array: np.ndarray, what: str) -> None:
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{what} are of type {array.dtype}; expected numbers")
+
+
 def _from_bvh(cls: type[MotionClip], path: Path) -> MotionClip:
     motion = to_smpl22(read_bvh(path), path)
     return cls.from_rotations(motion.rotations, motion.root_positions, motion.offsets, fps=motion.fps, name=path.stem)
@@ -201,6 +208,11 @@ def _from_npz(cls: type[MotionClip], path: Path) -> MotionClip:
     arrays = read_arrays(path)
     if missing := sorted({"joints", "rotations", "fps"} - set(arrays)):
         raise InputError(f"{path}: has no {', '.join(missing)}; found {', '.join(arrays)}; expected an .npz that MotionClip.save wrote")
+    matrices = arrays["rotations"]
+    if matrices.ndim == 4 and matrices.shape[2:] == (3, 3) and matrices.dtype.kind == "f" and np.isfinite(matrices).all():
+        wrong = (np.abs(matrices @ np.swapaxes(matrices, -1, -2) - np.eye(3)).max((-1, -2)) > 1e-2) | (np.linalg.det(matrices) < 0)
+        if wrong.any():
+            raise InputError(f"{path}: rotations of frame {int(np.argwhere(wrong)[0, 0])} are no rotation matrices")
     try:
         labels = json.loads(str(arrays["labels"])) if "labels" in arrays else {}
         captions = tuple(map(str, arrays["captions"])) if "captions" in arrays else ()

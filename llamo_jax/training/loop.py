@@ -109,6 +109,8 @@ def train(
             if count % config.checkpoint_every == 0:
                 saved.save(state, data, settings, seconds)
         bar.close()
+        if count > first:
+            _require_finite({name: float(value) for name, value in metrics.items()}, config.name, count)
         saved.save(state, data, settings, seconds)
     return state.params
 

@@ -75,6 +75,24 @@ def test_broken_bundles_are_told(copy: Path, tmp_path: Path) -> None:
         read_bundle(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("config", ["{}", '{"architectures": ["LlamaForCausalLM"]}', "no json"])
+def test_a_folder_with_a_config_of_its_own_is_not_replaced(bundle: Path, tmp_path: Path, config: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(config)
+    for write in (lambda path: write_bundle(path, read_bundle(bundle)), lambda path: write_codec(path, read_codec(bundle))):
+        with pytest.raises(InputError, match="exists and is not a bundle"):
+            write(tmp_path / "model")
+    assert (tmp_path / "model" / "config.json").read_text() == config
+
+
+def test_tensors_that_are_not_finite_float32_are_told(copy: Path) -> None:
+    tensors = load_file(copy / "motion.safetensors")
+    for wrong in (np.nan * tensors["motion/bom"], tensors["motion/bom"].astype(np.int32)):
+        save_file(tensors | {"motion/bom": wrong}, copy / "motion.safetensors")
+        with pytest.raises(InputError, match=r'tensor "motion/bom" .* expected finite float32'):
+            read_bundle(copy)
+
+
 def test_nothing_else_is_overwritten(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")

@@ -36,6 +36,19 @@ def source(tmp_path):
     return source
 
 
+def test_files_of_one_name_in_two_folders_keep_their_captions(tmp_path):
+    source = tmp_path / "source"
+    for folder, frames in (("a", 40), ("b", 60), ("c", 80)):
+        (source / folder).mkdir(parents=True)
+        walking_clip(frames=frames).save(source / folder / "walk.bvh")
+    (source / "captions.json").write_text(json.dumps({"a/walk": ["first."], "b/walk": ["second."], "walk": ["which?"]}))
+    shards = build_bvh_folder(source, tmp_path / "out", workers=1)
+    assert {(name, record.captions, len(record.features)) for name, (record, _) in everything(shards).items()} == {
+        ("a/walk", ("first.",), 40), ("b/walk", ("second.",), 60)
+    }  # fmt: skip
+    assert shards.manifest["rejected"] == {"several files of that name": 1, "no caption": 1}
+
+
 def everything(shards):
     return {record.name: (record, split) for split in SPLITS for record in shards.split(split)}
 

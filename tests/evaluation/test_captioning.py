@@ -34,6 +34,11 @@ def test_labels_that_captions_do_not_speak_of_are_left_out():
     assert figures == {"content": 0.5, "all_labels": 0.5}
 
 
+def test_a_motion_without_a_scored_label_is_neither_right_nor_wrong():
+    figures = caption_accuracy(["a person runs", "?"], [{"content": "walk"}, {"take": "8"}], classify, label_names=("content",))
+    assert figures == {"content": 0.0, "all_labels": 0.0}
+
+
 def test_unequal_counts_are_refused():
     with pytest.raises(InputError, match="'captions': 2, 'labels': 1"):
         caption_accuracy(["a", "b"], [{}], classify)

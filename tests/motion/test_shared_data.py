@@ -108,6 +108,23 @@ def test_bandai_namco(bandai, name):
         assert 0.75 < hips < 0.92 and 1.1 < head < 1.42
 
 
+@pytest.mark.parametrize("name", BANDAI)
+def test_bandai_namco_through_the_features(bandai, name):
+    """Retargeted, encoded and decoded, joints stay within 2 cm of the file's, moved and turned as features are canonical."""
+    bvh = read_bvh(bandai[name])
+    clip = MotionClip.load(bandai[name])
+    found, scale = find_joints(bvh, bandai[name]), None
+    source = bvh.world()[0][-len(clip) :]
+    leg = found["left_knee"], found["left_hip"]
+    scale = np.linalg.norm(clip.offsets[JOINT_INDEX["left_knee"]]) / np.linalg.norm(source[0, leg[0]] - source[0, leg[1]])
+    turn = rot.yaw(-rot.heading(clip.rotations[:1, 0]))[0]
+    floor = np.array([0, clip.joints[..., 1].min(), 0])
+    for decoded in _decoded(bandai[name]):
+        for joint, index in found.items():
+            wanted = (source[:, index] * scale - clip.joints[0, 0] * [1, 0, 1] - floor) @ turn.T
+            assert np.linalg.norm(decoded.joints[:, JOINT_INDEX[joint]] - wanted, axis=-1).max() < 0.02, joint
+
+
 def _decoded(path):
     features = MotionClip.load(path).features()
     return [MotionClip.from_features(features, source=source) for source in ("positions", "rotations")]

@@ -21,7 +21,7 @@ from llamo_jax.training.losses import LlamoLossConfig, llamo_loss
 from llamo_jax.training.metrics import MetricsLog
 from llamo_jax.training.optim import OptimConfig, learning_rate
 from llamo_jax.training.step import TrainState, make_step
-from llamo_jax.trees import flatten
+from llamo_jax.trees import flatten, unflatten
 
 CONFIG = LlamoConfig(LLMConfig(32, 16, 2, 4, 2, 4, 24), MotionTowerConfig(16, 32), FlowHeadConfig(16, 1), latent_channels=4)
 OPTIM = OptimConfig(1e-2, warmup_steps=2)
@@ -172,6 +172,26 @@ def test_another_run_in_the_folder_is_refused(params: tuple, tmp_path: Path) -> 
     train_run(tmp_path, params, 2, Batches())
     with pytest.raises(InputError, match="holds a run with other settings \\(seed differ\\)"):
         train_run(tmp_path, params, 2, Batches(), seed=1)
+
+
+def test_what_is_frozen_gives_the_same_logits_bitwise(params: tuple, tmp_path: Path) -> None:
+    """The very arrays that training held, not a copy from the file that they came from."""
+    frozen = params[1]
+    tokens = np.arange(12).reshape(2, 6)
+    logits = jax.jit(llamo.text_logits, static_argnums=1)
+    before = {path: np.array(leaf) for path, leaf in frozen.items()}
+    logits_before = np.asarray(logits(unflatten(frozen)["text"], CONFIG.text, tokens))
+    train_run(tmp_path, params, 3, Batches())
+    for path, leaf in frozen.items():
+        np.testing.assert_array_equal(leaf, before[path], err_msg=path)
+    np.testing.assert_array_equal(logits(unflatten(frozen)["text"], CONFIG.text, tokens), logits_before)
+
+
+def test_another_seed_draws_other_noise(params: tuple, tmp_path: Path) -> None:
+    first, again, other = (train_run(tmp_path / name, params, 2, Batches(), seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    path = "flow/output/weight"
+    np.testing.assert_array_equal(first[path], again[path])
+    assert np.any(first[path] != other[path])
 
 
 def test_a_stage_moves_its_own_parameters_only(params: tuple, tmp_path: Path) -> None:
