@@ -96,7 +96,8 @@ DEMO = Recipe(
         frames=32,
     ),
     loader=LoaderConfig(text_len=64, motion_len=48),
-    stages=_three_stages(6, 3, (60, 2400, 80), OptimConfig(3e-3), (12.0, 220.0, 12.0)),
+    stages=_three_stages(6, 2, (60, 2600, 80), OptimConfig(3e-3), (10.0, 235.0, 12.0)),
+    loss=LlamoLossConfig(history_noise=0.5, timestep_mean=-0.8),
     recogniser_seconds=30.0,
     llm_run=RunConfig("stage0", 400, OptimConfig(3e-3, warmup_steps=50), LLM, time_limit=30.0),
 )

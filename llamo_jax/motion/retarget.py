@@ -218,7 +218,7 @@ def _unit(bvh: Bvh, joints: dict[str, int], where: str | Path) -> float:
     leg = sum(lengths[joints[f"{side}_{joint}"]] for side in ("left", "right") for joint in ("knee", "ankle")) / 2
     unit = min(UNITS.values(), key=lambda unit: abs(np.log(max(leg, 1e-9) * unit / LEG_METRES)))
     if not 0.4 < leg * unit < 1.4:
-        raise InputError(f"{where}: legs of {leg:.4g} units are no adult's in {', '.join(UNITS)}; give the unit in metres")
+        raise InputError(f"{where}: legs of {leg:.4g} units are no adult's in {', '.join(UNITS)}; scale the file to metres")
     return unit
 
 

@@ -31,6 +31,8 @@ class LlamoLossConfig(Config):
     """Weight of the one slot that ends a motion against the many that do not."""
     text_weight: float = 1.0
     timesteps_per_latent: int = 4
+    timestep_mean: float = 0.0
+    """Of the normal variable whose sigmoid is t. Below 0 there is more noise in x_t, so that more must come from the text."""
     history_noise: float = 0.3
     """Standard deviation of the noise on input latents of text-to-motion, in standard deviations of a latent channel."""
 
@@ -80,7 +82,7 @@ def _text_to_motion_loss(params: dict, config: LlamoConfig, loss: LlamoLossConfi
     inputs = latents + loss.history_noise * jax.random.normal(history_key, latents.shape)
     # Text comes first, so nothing that trains lies behind it.
     _, h = llamo.hidden(params, config, batch, latents=inputs, text_first=True, remat=remat)
-    t = jax.nn.sigmoid(jax.random.normal(time_key, (loss.timesteps_per_latent, *latents.shape[:2])))
+    t = jax.nn.sigmoid(loss.timestep_mean + jax.random.normal(time_key, (loss.timesteps_per_latent, *latents.shape[:2])))
     noise = jax.random.normal(noise_key, (loss.timesteps_per_latent, *latents.shape))
     x_t = (1 - t)[..., None] * noise + t[..., None] * latents
     predicted = flow.velocity(params["flow"], x_t, flow.modulations(params["flow"], h, t))

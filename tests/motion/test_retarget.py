@@ -98,7 +98,7 @@ def test_a_given_unit_is_obeyed_and_an_impossible_body_refused(walk):
     bvh = _source(walk, NAMINGS["Mixamo"], IDENTITY, scale=100)
     assert np.allclose(to_smpl22(bvh, "file", unit=0.02).offsets, 2 * DEFAULT_OFFSETS, atol=1e-6)
     giant = _source(walk, NAMINGS["Mixamo"], IDENTITY, scale=1e5)
-    with pytest.raises(InputError, match=r"file: legs of .* units are no adult's in metre, centimetre, .*; give the unit in metres"):
+    with pytest.raises(InputError, match=r"file: legs of .* units are no adult's in metre, centimetre, .*; scale the file to metres"):
         to_smpl22(giant, "file")
     assert np.allclose(to_smpl22(giant, "file", unit=1e-5).offsets, DEFAULT_OFFSETS, atol=1e-6)
 
