@@ -268,7 +268,7 @@ def _generation_figures(result: GenerationResult, label_names: tuple[str, ...]) 
     unseen = [i for i, clip in enumerate(result.real) if clip.labels.get("combination") == "unseen" and "action" in clip.labels]
     if unseen:
         right = sum(result.recognised[i]["action"] == result.real[i].labels["action"] for i in unseen)
-        note = f"{len(unseen)} clips of an action, side and speed that training never saw together"
+        note = f"{len(unseen)} clips of an action, side, speed and count that training never saw together"
         figures.append(Figure("Recognised action, unseen combinations", 100 * right / len(unseen), "%", group, note=note))
     if f["hand_clips"]:
         figures.append(Figure("Wrong hand", f["wrong_hand"], f"of {f['hand_clips']:.0f}", group, high=0, control=f["wrong_hand_real"]))

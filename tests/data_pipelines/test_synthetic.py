@@ -292,17 +292,18 @@ def test_test_split_is_unseen_combinations():
     rng = np.random.default_rng(0)
     seen, unseen = ({draw_spec(rng, held_out=held_out) for _ in range(4000)} for held_out in (False, True))
     singles, pairs = ({spec for spec in seen if len(spec.actions) == n} for n in (1, 2))
-    assert {(s.actions[0], s.sides[0], s.speed) for s in singles}.isdisjoint(HELD_OUT)
+    seen_single, unseen_single = (
+        {(s.actions[0], s.sides[0], s.speed, s.count) for s in group if len(s.actions) == 1} for group in (singles, unseen)
+    )
+    assert seen_single.isdisjoint(HELD_OUT) and unseen_single == HELD_OUT
     assert {s.actions for s in pairs}.isdisjoint(HELD_OUT_SEQUENCES)
-    assert {(s.actions[0], s.sides[0], s.speed) for s in unseen if len(s.actions) == 1} == HELD_OUT
     assert {s.actions for s in unseen if len(s.actions) == 2} == HELD_OUT_SEQUENCES
-    # Each pair of values is in training: only the three together are new.
-    for action, side, speed in HELD_OUT:
-        assert any((s.actions[0], s.speed) == (action, speed) for s in singles) or len(VARIATIONS[action][0]) == 1
-        assert any((s.actions[0], s.sides[0]) == (action, side) for s in singles)
-        assert any((s.sides[0], s.speed) == (side, speed) for s in singles)
-        # And a caption says what is new.
-        assert all(caption_facts(text)["speed"] != "normal" for text in Spec((action,), (side,), speed).sentences())
+    # What differs in one value is in training: only the four together are new.
+    for action, side, speed, count in HELD_OUT:
+        sides, speeds, counts, _ = VARIATIONS[action]
+        neighbours = {(action, other, speed, count) for other in sides} | {(action, side, other, count) for other in speeds}
+        neighbours |= {(action, side, speed, other) for other in counts}
+        assert neighbours - HELD_OUT <= seen_single and len(neighbours & HELD_OUT) == 1
     for first, second in HELD_OUT_SEQUENCES:
         assert any(s.actions[0] == first for s in pairs) and any(s.actions[1] == second for s in pairs)
 
