@@ -179,11 +179,13 @@ class LatentLoader:
 class TextLoader:
     """Endless text-only batches {"text": ...}, for pretraining a text tower on captions in the wordings of both tasks.
 
-    A sample is [BOS], a prompt of either task with its caption, [EOS]; [EOM] is no token of the LLM and stays out. The iterator is as
-    `LatentLoader`'s; its batches have no motion arrays.
+    A sample says the same motion twice: a text-to-motion prompt with one caption, then a motion-to-text prompt with another and [EOS],
+    without the motion between them ([BOM] and [EOM] are no tokens of the LLM). To say "left" again, the tower has to keep left and right
+    apart, which single captions never ask for: either word may come next, so that their embeddings grow alike. Where two do not fit a
+    row, the sample ends after the first. The iterator is as `LatentLoader`'s; its batches have no motion arrays.
 
     Args:
-      captions: sentences to draw from.
+      captions: of each motion; motions without any are passed over.
       tokenizer: of the LLM.
       rows: of a batch on this host.
       config: text_len, seed and prefetch are used.
@@ -199,7 +201,7 @@ class TextLoader:
 
     def __init__(
         self,
-        captions: Iterable[str],
+        captions: Iterable[Sequence[str]],
         tokenizer: Tokenizer,
         rows: int,
         config: LoaderConfig,
@@ -207,35 +209,42 @@ class TextLoader:
         process_index: int = 0,
         process_count: int = 1,
     ):
-        given = [caption for caption in captions if caption.strip()]
+        given = [[caption for caption in of_motion if caption.strip()] for of_motion in captions]
         self._tokenizer, self._rows, self._config = tokenizer, rows, config
         self._process = process_index, process_count
-        wordings = range(len(prompts.TEXT_TO_MOTION) + len(prompts.MOTION_TO_TEXT))
-        self._captions = [c for c in given if max(len(self._tokens(c, wording)) for wording in wordings) <= config.text_len]
-        self.dropped = len(given) - len(self._captions)
+        fitting = [[caption for caption in of_motion if self._longest_text(caption) <= config.text_len] for of_motion in given]
+        self._captions = [of_motion for of_motion in fitting if of_motion]
+        count = sum(map(len, given))
+        self.dropped = count - sum(map(len, self._captions))
         if not self._captions:
-            raise InputError(f"none of {len(given)} captions fits {config.text_len} text tokens with its prompt: raise text_len")
+            raise InputError(f"none of {count} captions fits {config.text_len} text tokens with its prompt: raise text_len")
 
     def __iter__(self) -> grain.DatasetIterator[dict[str, Batch]]:
         config, (process_index, process_count) = self._config, self._process
         order = SampleOrder(np.ones(len(self._captions)), config.seed, process_index, process_count)
-        t2m, m2t = len(prompts.TEXT_TO_MOTION), len(prompts.MOTION_TO_TEXT)
 
         def sample(draw: int, rng: np.random.Generator) -> Sample:
-            wording = _wording(rng, t2m) if rng.random() < 0.5 else t2m + _wording(rng, m2t)
-            return text_only(self._tokens(self._captions[order[draw]], wording))
+            captions = self._captions[order[draw]]
+            first, second = (captions[rng.integers(len(captions))] for _ in range(2))
+            begin = self._first(first, _wording(rng, len(prompts.TEXT_TO_MOTION)))
+            end = self._second(second, _wording(rng, len(prompts.MOTION_TO_TEXT)))
+            fits = len(begin) + len(end) <= config.text_len
+            return text_only(begin + end if fits else [*begin, self._tokenizer.eos_id])
 
         samples = sample_stream(sample, config.seed, process_index)
         packing_seed = mixed_seed(config.seed, process_index)
         batches = packed_batches(samples, rows=self._rows, text_len=config.text_len, motion_len=None, seed=packing_seed)
         return iter(prefetched(_named(("text",), [batches]), config.prefetch))
 
-    def _tokens(self, caption: str, wording: int) -> list[int]:
-        t2m = len(prompts.TEXT_TO_MOTION)
-        if wording < t2m:
-            return [*prompts.motion_prompt(self._tokenizer, caption, wording), self._tokenizer.eos_id]
-        before, (_, *after) = prompts.caption_prompt(self._tokenizer, -1, wording - t2m)
+    def _first(self, caption: str, wording: int) -> list[int]:
+        return prompts.motion_prompt(self._tokenizer, caption, wording)
+
+    def _second(self, caption: str, wording: int) -> list[int]:
+        (_, *before), (_, *after) = prompts.caption_prompt(self._tokenizer, -1, wording)
         return [*before, *after, *prompts.caption_target(self._tokenizer, caption)]
+
+    def _longest_text(self, caption: str) -> int:
+        return 1 + max(len(self._first(caption, number)) for number in range(len(prompts.TEXT_TO_MOTION)))
 
 
 def evaluation_examples(records: Sequence[Record], limit: int | None = None) -> Iterator[tuple[str, Record]]:

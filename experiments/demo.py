@@ -147,7 +147,7 @@ class Demo:
         return build_bvh_folder(self.source, folder)
 
     def _own_llm(self, shards: MotionShards, recipe: Recipe) -> Path:
-        captions = [caption for record in shards.split("train") for caption in record.captions]
+        captions = [record.captions for record in shards.split("train")]
         return pretrain_llm(captions, self.out, LLMS["tiny"], recipe, seed=self.seed)
 
     def _facts(self, shards: MotionShards, recipe: Recipe, model: Llamo, llm: Path, clock: "_Clock") -> dict[str, Any]:

@@ -5,7 +5,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,15 @@ from llamo_jax.training.metrics import MetricsLog
 from llamo_jax.trees import flatten, unflatten
 
 
-def pretrain_llm(captions: list[str], out: Path, llm: LLMConfig, recipe: Recipe, *, seed: int = 0) -> Path:
+def pretrain_llm(captions: Sequence[Sequence[str]], out: Path, llm: LLMConfig, recipe: Recipe, *, seed: int = 0) -> Path:
     """Stage 0: an LLM of its own, tokenizer included, trained on captions as plain text by the step of every stage.
+
+    Args:
+      captions: of each motion.
+      out: folder of the run.
+      llm: shape of the LLM.
+      recipe: all numbers.
+      seed: of initial weights and batches.
 
     Returns:
       A Hugging Face folder, `out`/llm.
@@ -47,7 +54,7 @@ def pretrain_llm(captions: list[str], out: Path, llm: LLMConfig, recipe: Recipe,
     if (folder / "config.json").exists():
         return folder
     with atomic_path(folder, directory=True) as temporary:
-        train_tokenizer(sorted(set(captions)), llm.vocab_size, temporary)
+        train_tokenizer(sorted({caption for of_motion in captions for caption in of_motion}), llm.vocab_size, temporary)
         tokenizer = Tokenizer(temporary)
         config = llamo_config(llm)
         text = init(lambda rngs: llamo.LLM(rngs, llm), jax.random.key(seed))

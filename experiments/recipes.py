@@ -56,7 +56,7 @@ class Recipe(Config):
     """Stage 0: pretraining of an embedded LLM on captions, where none is given."""
     loader: LoaderConfig = LoaderConfig()
     loss: LlamoLossConfig = LlamoLossConfig()
-    llm_rows: int = 16
+    llm_rows: int = 8
     recogniser_seconds: float = 90.0
     """Time limit for the recogniser that judges the result."""
 
@@ -75,6 +75,8 @@ def _three_stages(
     )
 
 
+STAGE_0 = RunConfig("stage0", 800, OptimConfig(3e-3, warmup_steps=50), LLM, time_limit=30.0)
+
 # Forty minutes on two CPU cores, on real recordings, measuring included. A row holds two motions, about.
 RECORDINGS = Recipe(
     vae=VAERecipe(
@@ -83,23 +85,21 @@ RECORDINGS = Recipe(
     ),
     loader=LoaderConfig(text_len=96, motion_len=64),
     stages=_three_stages(6, 4, (100, 9000, 200), OptimConfig(3e-3), (30.0, 1200.0, 40.0)),
-    llm_run=RunConfig("stage0", 400, OptimConfig(3e-3, warmup_steps=50), LLM, time_limit=30.0),
+    llm_run=STAGE_0,
 )
 
 # Six minutes on two CPU cores, on the embedded procedural corpus, with an LLM of its own.
 DEMO = Recipe(
-    # In a minute, strong losses on acceleration and feet would leave no time for the poses.
     vae=VAERecipe(
         MotionVAEConfig(width=96),
-        RunConfig("vae", 2000, OptimConfig(2e-3, beta2=0.99), time_limit=50.0),
-        VAELossConfig(acceleration_weight=4.0, foot_weight=0.5),
+        RunConfig("vae", 4500, OptimConfig(2e-3, beta2=0.99), time_limit=75.0),
         frames=32,
     ),
     loader=LoaderConfig(text_len=64, motion_len=48),
-    stages=_three_stages(6, 2, (60, 2600, 80), OptimConfig(3e-3), (10.0, 235.0, 12.0)),
+    stages=_three_stages(6, 2, (60, 2600, 80), OptimConfig(3e-3), (10.0, 185.0, 12.0)),
     loss=LlamoLossConfig(history_noise=0.5, timestep_mean=-0.8),
     recogniser_seconds=30.0,
-    llm_run=RunConfig("stage0", 400, OptimConfig(3e-3, warmup_steps=50), LLM, time_limit=30.0),
+    llm_run=STAGE_0,
 )
 
 # The Bandai-Namco labels say which recordings are rare.

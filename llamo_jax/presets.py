@@ -6,7 +6,7 @@ from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTower
 from llamo_jax.errors import InputError
 
 LLMS: dict[str, LLMConfig] = {
-    "tiny": LLMConfig(512, 192, 4, 6, 3, 32, 512, tie_embeddings=True, max_positions=512),
+    "tiny": LLMConfig(512, 192, 4, 6, 3, 32, 512, max_positions=512),
     "stories260k": LLMConfig(512, 64, 5, 8, 4, 8, 172, tie_embeddings=True, max_positions=512),
     "smollm2-135m": LLMConfig(49152, 576, 30, 9, 3, 64, 1536, 1e5, tie_embeddings=True, max_positions=8192),
     "llama-3.2-1b": LLMConfig(
@@ -24,7 +24,8 @@ def llamo_config(llm: LLMConfig, latent_channels: int = 32) -> LlamoConfig:
 
     From a width of 512 on, the motion tower has the text tower's own shape, so that it can start as its copy (paper). Narrower LLMs
     are too small to hold motion: they get a tower of 192 / 512 and a head of 256, which a CPU trains in minutes.
-    "tiny" has that shape itself.
+    "tiny" has that shape itself, and embeddings of its own for input: tied ones of words that follow on the same, like left and
+    right, grow alike.
     """
     if llm.width < 512:
         return LlamoConfig(llm, MotionTowerConfig(192, 512), FlowHeadConfig(256, 3), latent_channels)

@@ -24,7 +24,9 @@ class LLM(nnx.Module):
     """Declares the text tower."""
 
     def __init__(self, rngs: nnx.Rngs, config: LLMConfig):
-        self.embed = param(rngs, (config.vocab_size, config.width), ("vocab", "embed"), std=0.02)
+        # Rows that are not outputs too can be large, so that what a token is outlasts what the layers add.
+        std = 0.02 if config.tie_embeddings else 1.0
+        self.embed = param(rngs, (config.vocab_size, config.width), ("vocab", "embed"), std=std)
         self.layers = mot.Tower(rngs, config, config.width, config.ffn_width)
         self.norm = param(rngs, (config.width,), ("embed",), mean=1.0)
         if not config.tie_embeddings:

@@ -1,6 +1,7 @@
 """The loader: what batches hold, in which mixture, from where; exact resume."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -167,17 +168,17 @@ def test_long_captions_are_dropped_and_counted(latent_records, statistics, token
 
 class TestText:
     def test_batches(self, tokenizer):
-        captions = ["a person walks.", "someone runs fast."]
-        batch = next(iter(TextLoader(captions, tokenizer, 4, CONFIG)))
+        motions = [("a person walks.", "someone walks."), ("someone runs fast.",), ("",)]
+        batch = next(iter(TextLoader(motions, tokenizer, 4, CONFIG)))
         assert list(batch) == ["text"]
         assert set(batch["text"]) == {"text_tokens", "text_positions", "text_segments", "text_targets", "text_loss_mask"}
         allowed = []
-        for caption in captions:
-            for number in range(len(prompts.TEXT_TO_MOTION)):
-                allowed.append([*prompts.motion_prompt(tokenizer, caption, number), tokenizer.eos_id])
-            for number in range(len(prompts.MOTION_TO_TEXT)):
-                before, (_, *after) = prompts.caption_prompt(tokenizer, EOM, number)
-                allowed.append([*before, *after, *prompts.caption_target(tokenizer, caption)])
+        for captions in motions[:2]:
+            for first, second in itertools.product(captions, repeat=2):
+                for instruction, question in itertools.product(range(len(prompts.TEXT_TO_MOTION)), range(len(prompts.MOTION_TO_TEXT))):
+                    (_, *before), (_, *after) = prompts.caption_prompt(tokenizer, EOM, question)
+                    begin = prompts.motion_prompt(tokenizer, first, instruction)
+                    allowed.append([*begin, *before, *after, *prompts.caption_target(tokenizer, second)])
         texts = batch["text"]
         for row in range(4):
             for segment in range(1, texts["text_segments"][row].max() + 1):
@@ -188,7 +189,7 @@ class TestText:
                 assert texts["text_loss_mask"][row][here].tolist() == [1] * (len(tokens) - 1) + [0]
 
     def test_resumes_exactly(self, tokenizer):
-        loader = TextLoader([f"a person walks {n} times." for n in range(30)], tokenizer, 4, CONFIG)
+        loader = TextLoader([(f"a person walks {n} times.",) for n in range(30)], tokenizer, 4, CONFIG)
         iterator = iter(loader)
         take(iterator, 5)
         state, resumed = iterator.get_state(), iter(loader)
@@ -196,9 +197,19 @@ class TestText:
         np.testing.assert_array_equal(next(iterator)["text"]["text_tokens"], next(resumed)["text"]["text_tokens"])
 
     def test_counts_what_does_not_fit(self, tokenizer):
-        assert TextLoader(["a person walks.", "a person walks " * 30], tokenizer, 1, CONFIG).dropped == 1
+        assert TextLoader([("a person walks.",), ("a person walks " * 30,)], tokenizer, 1, CONFIG).dropped == 1
         with pytest.raises(InputError, match="none of 1 captions fits 80 text tokens with its prompt: raise text_len"):
-            TextLoader(["a person walks " * 30], tokenizer, 1, CONFIG)
+            TextLoader([("a person walks " * 30,)], tokenizer, 1, CONFIG)
+
+    def test_a_caption_that_fits_once_is_said_once(self, tokenizer):
+        caption = "a person walks " * 12
+        allowed = [[*prompts.motion_prompt(tokenizer, caption, n), tokenizer.eos_id] for n in range(len(prompts.TEXT_TO_MOTION))]
+        config = dataclasses.replace(CONFIG, text_len=max(map(len, allowed)))
+        loader = TextLoader([(caption,)], tokenizer, 1, config)
+        assert loader.dropped == 0
+        texts = next(iter(loader))["text"]
+        tokens = texts["text_tokens"][0][texts["text_segments"][0] == 1].tolist()
+        assert tokens in allowed
 
 
 def test_evaluation_examples(latent_records):
