@@ -95,9 +95,9 @@ DEMO = Recipe(
         RunConfig("vae", 4500, OptimConfig(2e-3, beta2=0.99), time_limit=75.0),
         frames=32,
     ),
-    loader=LoaderConfig(text_len=64, motion_len=48),
-    stages=_three_stages(6, 2, (60, 2600, 80), OptimConfig(3e-3), (10.0, 185.0, 12.0)),
-    loss=LlamoLossConfig(history_noise=0.5, timestep_mean=-0.8),
+    loader=LoaderConfig(text_len=48, motion_len=48),
+    stages=_three_stages(8, 3, (60, 2600, 80), OptimConfig(3e-3), (10.0, 225.0, 12.0)),
+    loss=LlamoLossConfig(timesteps_per_latent=2, timestep_mean=-0.8, history_noise=0.5),
     recogniser_seconds=30.0,
     llm_run=STAGE_0,
 )
