@@ -1,9 +1,6 @@
 """Named architectures. Published values: the `config.json` of each model on the Hugging Face Hub."""
 
-import difflib
-
 from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig, RopeScaling
-from llamo_jax.errors import InputError
 
 LLMS: dict[str, LLMConfig] = {
     "tiny": LLMConfig(512, 192, 4, 6, 3, 32, 512, max_positions=512),
@@ -30,16 +27,3 @@ def llamo_config(llm: LLMConfig, latent_channels: int = 32) -> LlamoConfig:
     if llm.width < 512:
         return LlamoConfig(llm, MotionTowerConfig(192, 512), FlowHeadConfig(256, 3), latent_channels)
     return LlamoConfig(llm, MotionTowerConfig(llm.width, llm.ffn_width), FlowHeadConfig(1024, 3), latent_channels)
-
-
-def preset(name: str) -> LlamoConfig:
-    """The model built on the LLM of that name.
-
-    Raises:
-      InputError: there is no such preset; the closest name is suggested.
-    """
-    if name not in LLMS:
-        close = difflib.get_close_matches(name, LLMS, 1)
-        hint = f'; did you mean "{close[0]}"?' if close else ""
-        raise InputError(f'preset "{name}" does not exist; expected one of {", ".join(LLMS)}{hint}')
-    return llamo_config(LLMS[name])
