@@ -81,8 +81,6 @@ class TrainVAE:
     """Folder of the run. A run that is there already is continued."""
     recipe: str = "recordings"
     """Name of the recipe."""
-    max_tokens: int = 63
-    """Longest motion of a latent record, in latents of 4 frames."""
     seed: int = 0
     """Of initial weights, windows and noise."""
     debug: bool = False
@@ -90,7 +88,7 @@ class TrainVAE:
 
     def run(self) -> None:
         recipe = recipe_named(self.recipe)
-        train_vae(self.data, self.out, recipe.vae, max_tokens=self.max_tokens, seed=self.seed)
+        train_vae(self.data, self.out, recipe.vae, max_tokens=recipe.loader.motion_len - 1, seed=self.seed)
         print(f"VAE -> {self.out / 'vae'}, latents -> {self.out / 'latents'}, metrics -> {self.out / 'metrics.jsonl'}")
 
 
