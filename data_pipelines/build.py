@@ -1,7 +1,6 @@
 """Builds motion shards: python -m data_pipelines.build synthetic|bandai_namco|bvh --out DIR [--source DIR] [options]."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import tyro
 from data_pipelines.builders.bandai_namco import build_bandai_namco
 from data_pipelines.builders.bvh_folder import build_bvh_folder
 from data_pipelines.shards import MotionShards
-from llamo_jax.errors import InputError
+from llamo_jax.errors import run_reporting_mistakes
 from llamo_jax.files import write_json
 
 
@@ -91,16 +90,14 @@ Command = (
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit code 0, or 2 for a user's mistake, told in one line."""
     command = tyro.cli(Command, prog="python -m data_pipelines.build", description=__doc__, args=arguments)
-    try:
+
+    def run() -> None:
         shards = command.run()
         if command.json:
             write_json(command.json, shards.manifest)
-    except InputError as error:
-        if command.debug:
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    print(report(shards))
+        print(report(shards))
+
+    run_reporting_mistakes(run, debug=command.debug)
 
 
 def report(shards: MotionShards) -> str:

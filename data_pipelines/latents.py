@@ -51,14 +51,15 @@ def write_latents(
     out_dir: str | Path,
     encode: Encode,
     *,
-    max_tokens: int = 63,
+    max_tokens: int,
     statistics: Statistics | None = None,
     batch_size: int = 32,
     progress: bool = True,
 ) -> LatentShards:
     """Writes the latents of a folder of motions, whole or not at all.
 
-    Takes of more than 4 * `max_tokens` frames become consecutive windows, each canonical from its own first frame. A motion of T frames
+    Takes of more than 4 * `max_tokens` frames become consecutive windows, each canonical from its own first frame and with the captions
+    of the whole take. A motion of T frames
     has T // 4 latents. The statistics of the latents over the train split, per channel, are written with them.
 
     Args:
@@ -66,7 +67,7 @@ def write_latents(
       out_dir: folder to write.
       encode: normalised features float32 [batch_size, T, 272] -> posterior means [batch_size, T // 4, Z]. It must be causal: rows are
         padded on the right. T is a multiple of 64 (or 4 * max_tokens), so that few shapes compile.
-      max_tokens: most latents of a record; 63 take 64 slots and are 8.4 s, longer than 97 % of the Bandai-Namco takes.
+      max_tokens: most latents of a record; 95 fill a row of 96 slots and are 12.7 s, longer than 99 % of the Bandai-Namco takes.
       statistics: of the features, as the VAE was trained with; None takes those of `motion_dir`.
       batch_size: rows of every call.
       progress: show a bar.

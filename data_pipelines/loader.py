@@ -16,7 +16,7 @@ from llamo_jax.errors import InputError
 from llamo_jax.tokenizer import Tokenizer
 
 PLAIN_SHARE = 0.5
-"""How often the first wording of a task is used, which is inference's; the others share the rest."""
+"""How often the first wording of a task is used, which is inference's; in the rest of the draws each wording is as likely."""
 
 
 @dataclasses.dataclass(frozen=True)

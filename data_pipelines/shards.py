@@ -199,8 +199,12 @@ def write_shards(
 def require_free(path: str | Path) -> None:
     """Raises InputError where something that is not a data folder is in the way of one; called before long work."""
     path = Path(path)
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / "dataset.json").exists()):
-        raise InputError(f"{path}: exists and is not a data folder (no dataset.json); choose another output folder, or remove it")
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    # Other tools have files of that name too.
+    manifest = read_json(path / "dataset.json") if (path / "dataset.json").is_file() else None
+    if not isinstance(manifest, dict) or "schema_version" not in manifest:
+        raise InputError(f"{path}: exists and is not a data folder (no dataset.json of ours); choose another output folder, or remove it")
 
 
 class Split(Sequence[Record], Generic[Record]):

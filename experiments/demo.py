@@ -31,11 +31,11 @@ from data_pipelines.shards import MotionRecord, MotionShards
 from data_pipelines.synthetic import caption_facts
 from experiments.pretrain import pretrain, pretrain_llm
 from experiments.recipes import Recipe, recipe_named
-from experiments.report import CaptionRow, Figure, Pair, write_report
+from experiments.report import CaptionRow, Figure, Pair, require_report_or_nothing, write_report
 from experiments.train_vae import train_vae
-from llamo_jax.cli import run_reporting_mistakes
+from llamo_jax.convert.bundle import require_replaceable
 from llamo_jax.convert.huggingface import load_llm
-from llamo_jax.errors import InputError
+from llamo_jax.errors import InputError, run_reporting_mistakes
 from llamo_jax.evaluation.captioning import caption_accuracy
 from llamo_jax.evaluation.generation import GenerationResult, evaluate_generation
 from llamo_jax.evaluation.language import text_fidelity
@@ -89,18 +89,23 @@ class Demo:
     """Show the traceback of a mistake."""
 
     def run(self) -> None:
+        clock = _Clock()
         if self.corpus != "synthetic" and self.source is None:
             raise InputError(f"--corpus {self.corpus} needs --source: the folder of the recordings")
         recipe = recipe_named(self.recipe or _RECIPES[self.corpus])
         # Said before the work, not after half of it.
-        if min(self.examples, self.videos, self.clips) < 1:
-            raise InputError(f"--examples {self.examples}, --videos {self.videos}, --clips {self.clips}; expected at least 1 of each")
+        if min(self.examples, self.videos, self.clips, self.seed + 1) < 1:
+            given = f"--examples {self.examples}, --videos {self.videos}, --clips {self.clips}, --seed {self.seed}"
+            raise InputError(f"{given}; expected at least 1 of each, and a seed of 0 or more")
         if self.llm:
             _, text = load_llm(self.llm)
             Tokenizer(self.llm, output_rows(text))
-        clock = _Clock()
+        require_report_or_nothing(self.out / "report")
+        require_replaceable(self.out / "bundle")
         with clock("data"):
             shards = self._data()
+        if "test" not in shards.manifest["records"]:
+            raise InputError(f"{shards.path}: no recording fell to the test split; bring more recordings")
         held_out = [record for record in shards.split("test") if len(record.features) // FRAMES_PER_LATENT < recipe.loader.motion_len]
         if not held_out:
             raise InputError(
@@ -128,7 +133,7 @@ class Demo:
         for figure in measured.figures:
             mark = {None: "    ", True: "pass", False: "MISS"}[figure.passed]
             print(f"{mark}  {figure.name:<58} {figure.value:10.4g} {figure.unit:<8} {figure.aim}")
-        print(f"{sum(clock.seconds.values()):.0f} s in all: " + ", ".join(f"{name} {s:.0f} s" for name, s in clock.seconds.items()))
+        print(f"{clock.total():.0f} s in all: " + ", ".join(f"{name} {s:.0f} s" for name, s in clock.seconds.items()))
         print(f"report -> {report}\nbundle -> {bundle}   (try: llamo generate {bundle} \"a person waves the left hand\" -o wave.mp4)")
 
     def _data(self) -> MotionShards:
@@ -136,8 +141,8 @@ class Demo:
         if (folder / "dataset.json").exists():
             shards = MotionShards(folder)
             builder, found = shards.manifest["builder"], shards.manifest["source"]
-            sources = {"synthetic": f"procedural corpus, {self.clips} clips, seed {self.seed}", "bvh": str(self.source)}
-            if builder != self.corpus or found != sources.get(builder, found):
+            expected = f"procedural corpus, {self.clips} clips, seed {self.seed}" if self.source is None else str(self.source.resolve())
+            if builder != self.corpus or found != expected:
                 raise InputError(f"{folder}: holds other data ({builder}: {found}); choose another --out")
             return shards
         if self.corpus == "synthetic":
@@ -168,6 +173,11 @@ class _Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    def total(self) -> float:
+        """Seconds since the start, what belongs to no phase included."""
+        return time.monotonic() - self._started
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -207,7 +217,7 @@ class _Measured:
             named = _facts_of(demo.corpus)(captions[index]) if caption_labels else {}
             scored = {name: value for name, value in chosen[index].labels.items() if name in caption_labels}
             right = all(named.get(name) == value for name, value in scored.items()) if scored else None
-            self.captions.append(CaptionRow(chosen[index].name, captions[index], chosen[index].captions, right))
+            self.captions.append(CaptionRow(chosen[index].name, captions[index], chosen[index].captions, right, clips[index]))
 
 
 FactsOf = Callable[[str], Mapping[str, str | None]]

@@ -4,8 +4,7 @@
 """
 
 import dataclasses
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ from data_pipelines.sampling import mixed_seed
 from data_pipelines.shards import LatentRecord, LatentShards
 from experiments.recipes import Recipe, StageRecipe, recipe_named
 from llamo_jax import sharding
-from llamo_jax.cli import run_reporting_mistakes
-from llamo_jax.config import LlamoConfig, LLMConfig
-from llamo_jax.convert.bundle import Bundle, read_codec, write_bundle
+from llamo_jax.config import LlamoConfig, LLMConfig, require
+from llamo_jax.convert.bundle import Bundle, read_codec, require_replaceable, write_bundle
 from llamo_jax.convert.huggingface import load_llm, save_llm
-from llamo_jax.errors import InputError
+from llamo_jax.errors import InputError, run_reporting_mistakes
 from llamo_jax.files import atomic_path
 from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.models import llamo
@@ -34,7 +32,7 @@ from llamo_jax.training.checkpoint import DataIterator
 from llamo_jax.training.loop import RunConfig, train
 from llamo_jax.training.losses import llamo_loss
 from llamo_jax.training.metrics import MetricsLog
-from llamo_jax.trees import flatten, unflatten
+from llamo_jax.trees import fingerprint, flatten, unflatten
 
 
 def pretrain_llm(captions: Sequence[Sequence[str]], out: Path, llm: LLMConfig, recipe: Recipe, *, seed: int = 0) -> Path:
@@ -53,6 +51,8 @@ def pretrain_llm(captions: Sequence[Sequence[str]], out: Path, llm: LLMConfig, r
     folder = out / "llm"
     if (folder / "config.json").exists():
         return folder
+    if folder.exists():
+        raise InputError(f"{folder}: exists and is no Hugging Face folder (no config.json); choose another output folder, or remove it")
     with atomic_path(folder, directory=True) as temporary:
         train_tokenizer(sorted({caption for of_motion in captions for caption in of_motion}), llm.vocab_size, temporary)
         tokenizer = Tokenizer(temporary)
@@ -83,6 +83,7 @@ def pretrain(llm_folder: Path, codec: MotionCodec, shards: LatentShards, out: Pa
     Returns:
       The bundle's folder.
     """
+    require_replaceable(out / "bundle")
     llm_config, text = load_llm(llm_folder)
     tokenizer = Tokenizer(llm_folder, llamo.output_rows(text))
     config = llamo_config(llm_config, codec.config.latent_channels)
@@ -92,10 +93,10 @@ def pretrain(llm_folder: Path, codec: MotionCodec, shards: LatentShards, out: Pa
         raise InputError(f"{shards.path}: the latents are not of this VAE (their statistics differ); encode the data with it again")
     records = shards.split("train").cached()
     settings = {
-        "llm": llm_config.to_json() | {"weights": _fingerprint(frozen)},
+        "llm": llm_config.to_json() | {"weights": fingerprint(frozen)},
         "recipe": recipe.to_json(),
         "seed": seed,
-        "data": shards.manifest["records"] | {"latents": _fingerprint({"mean": codec.latent_mean, "std": codec.latent_std})},
+        "data": shards.manifest["records"] | {"latents": fingerprint({"mean": codec.latent_mean, "std": codec.latent_std})},
     }
     for number, stage in enumerate(recipe.stages):
         chosen = _moving(records, stage, codec)
@@ -160,14 +161,6 @@ def _moving(records: list[LatentRecord], stage: StageRecipe, codec: MotionCodec)
     return kept
 
 
-def _fingerprint(arrays: Mapping[str, Any]) -> int:
-    """A checksum of arrays, so that a run is continued with the same ones only."""
-    checksum = 0
-    for name in sorted(arrays):
-        checksum = zlib.crc32(np.ascontiguousarray(arrays[name]).view(np.uint8), checksum)
-    return checksum
-
-
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
     """Train the motion side of a model on latent shards, stage by stage, and write a bundle."""
@@ -189,6 +182,7 @@ class Pretrain:
 
     def run(self) -> None:
         recipe = recipe_named(self.recipe)
+        require(self.seed >= 0, f"--seed {self.seed}; expected 0 or more")
         bundle = pretrain(self.llm, read_codec(self.vae), LatentShards(self.latents), self.out, recipe, seed=self.seed)
         print(f"bundle -> {bundle}, metrics -> {self.out / 'metrics.jsonl'}")
 

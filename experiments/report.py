@@ -65,6 +65,8 @@ if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
 }
 """
 
+_MARK = "<footer>Made by llamo_jax.</footer>"
+
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
@@ -173,6 +175,7 @@ def write_report(
     Raises:
       InputError: a file of metrics is missing or is no JSONL of metrics.
     """
+    require_report_or_nothing(out_dir)
     with atomic_path(out_dir, directory=True) as folder:
         for name in ("videos", "strips", "curves"):
             (folder / name).mkdir()
@@ -188,6 +191,19 @@ def write_report(
     return Path(out_dir) / "index.html"
 
 
+def require_report_or_nothing(path: Path) -> None:
+    """Only nothing, an empty folder or an earlier report is replaced; called before long work.
+
+    Raises:
+      InputError: something else is there.
+    """
+    page = path / "index.html"
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not page.is_file() or _MARK not in page.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(f"{path}: exists and is no report of ours; choose another output folder, or remove it")
+
+
 def read_metrics(path: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Scalars of a metrics file: name -> stage -> (step, value) in order. Values that are not finite are left out.
 
@@ -198,7 +214,8 @@ def read_metrics(path: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected metrics as JSON lines") from error
-    scalars: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    # A run that was killed and continued logs some steps twice; the last counts.
+    scalars: dict[str, dict[str, dict[float, float]]] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -209,8 +226,8 @@ def read_metrics(path: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
             raise InputError(f'{path}, line {number}: not a record of metrics; expected JSON like {{"step": 1, "loss": 0.5}}') from error
         for name, value in record.items():
             if name not in ("step", "stage", "time") and isinstance(value, int | float) and math.isfinite(value):
-                scalars.setdefault(name, {}).setdefault(stage, []).append((step, float(value)))
-    return scalars
+                scalars.setdefault(name, {}).setdefault(stage, {})[step] = float(value)
+    return {name: {stage: sorted(values.items()) for stage, values in stages.items()} for name, stages in scalars.items()}
 
 
 # --- the sections ----------------------------------------------------------------------------------------------------------------------
@@ -224,7 +241,7 @@ def _page(title: str, figures: Sequence[Figure], sections: list[tuple[str, str, 
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body><header><h1>{_text(title)}</h1>{verdict}<nav>{links}</nav></header>"
-        f"<main>{body}</main><footer>Made by llamo_jax.</footer><script>{_SCRIPT}</script></body></html>\n"
+        f"<main>{body}</main>{_MARK}<script>{_SCRIPT}</script></body></html>\n"
     )
 
 

@@ -12,19 +12,20 @@ import numpy as np
 import tyro
 
 from data_pipelines.latents import write_latents
-from data_pipelines.shards import LatentShards, MotionShards
+from data_pipelines.shards import LatentShards, MotionShards, require_free
 from data_pipelines.windows import window_batches
 from experiments.recipes import VAERecipe, recipe_named
 from llamo_jax import sharding
-from llamo_jax.cli import run_reporting_mistakes
-from llamo_jax.convert.bundle import write_codec
+from llamo_jax.config import require
+from llamo_jax.convert.bundle import require_replaceable, write_codec
+from llamo_jax.errors import run_reporting_mistakes
 from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.models.layers import init, logical_axes
 from llamo_jax.models.motion_vae import MotionVAE
 from llamo_jax.training.loop import train
 from llamo_jax.training.losses import vae_loss
 from llamo_jax.training.metrics import MetricsLog
-from llamo_jax.trees import flatten, unflatten
+from llamo_jax.trees import fingerprint, flatten, unflatten
 
 
 def train_vae(data: Path, out: Path, recipe: VAERecipe, *, max_tokens: int, seed: int = 0) -> tuple[MotionCodec, LatentShards]:
@@ -41,6 +42,8 @@ def train_vae(data: Path, out: Path, recipe: VAERecipe, *, max_tokens: int, seed
       The codec with the statistics of features and latents, and the latent shards.
     """
     shards = MotionShards(data)
+    require_free(out / "latents")
+    require_replaceable(out / "vae")
     mesh = sharding.data_mesh(recipe.rows)
 
     def declare(rngs):
@@ -60,7 +63,11 @@ def train_vae(data: Path, out: Path, recipe: VAERecipe, *, max_tokens: int, seed
             shardings=sharding.param_shardings(logical_axes(declare), {path: leaf.shape for path, leaf in params.items()}, mesh),
             log=log,
             folder=out / "checkpoints" / "vae",
-            settings={"recipe": recipe.to_json(), "seed": seed, "data": shards.manifest["records"]},
+            settings={
+                "recipe": recipe.to_json(),
+                "seed": seed,
+                "data": shards.manifest["records"] | {"features": fingerprint({"mean": mean, "std": std})},
+            },
         )
     channels = recipe.model.latent_channels
     no_mean, no_std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
@@ -88,6 +95,7 @@ class TrainVAE:
 
     def run(self) -> None:
         recipe = recipe_named(self.recipe)
+        require(self.seed >= 0, f"--seed {self.seed}; expected 0 or more")
         train_vae(self.data, self.out, recipe.vae, max_tokens=recipe.loader.motion_len - 1, seed=self.seed)
         print(f"VAE -> {self.out / 'vae'}, latents -> {self.out / 'latents'}, metrics -> {self.out / 'metrics.jsonl'}")
 

@@ -1,14 +1,13 @@
 """The `llamo` command. Thin: every command calls the library."""
 
 import dataclasses
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from llamo_jax.errors import InputError
+from llamo_jax.errors import InputError, run_reporting_mistakes
 from llamo_jax.files import read_json, write_json
 from llamo_jax.motion import MotionClip
 
@@ -183,17 +182,6 @@ def main() -> None:
     """Entry point. Exit code 0, or 2 for a user's mistake, told in one line."""
     command = tyro.cli(Command, prog="llamo", description="Text and human motion in one pretrained LLM.")  # type: ignore[call-overload]
     run_reporting_mistakes(command.run, debug=command.debug)
-
-
-def run_reporting_mistakes(run, *, debug: bool) -> None:
-    """Calls `run`; a user's mistake becomes one line on standard error and exit code 2, or its traceback with `debug`."""
-    try:
-        run()
-    except InputError as error:
-        if debug:
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _load(path: Path):

@@ -1,7 +1,10 @@
 """Parameter trees as flat dicts of paths. The paths (`motion/layers/attn/q`, ...) are the checkpoint contract."""
 
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 Tree = dict[str, Any]
 
@@ -28,6 +31,14 @@ def unflatten(flat: Mapping[str, Any]) -> Tree:
             node = node.setdefault(parent, {})
         node[name] = leaf
     return tree
+
+
+def fingerprint(flat: Mapping[str, Any]) -> int:
+    """A checksum of arrays, so that a run is continued with the same ones only."""
+    checksum = 0
+    for path in sorted(flat):
+        checksum = zlib.crc32(np.ascontiguousarray(flat[path]).view(np.uint8), checksum)
+    return checksum
 
 
 def partition(flat: Mapping[str, Any], keep: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:

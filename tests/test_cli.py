@@ -135,6 +135,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None]]] = {
     "axes.bvh": ("each channel once", lambda path: _edited(path, "3 Zrotation Xrotation Yrotation", "3 Zrotation Zrotation Yrotation")),
     "renamed.npy": ("suffix is not that of its contents", lambda path: shutil.copyfile(path.with_name("good.npz"), path)),
     "words.npy": ("expected numbers", lambda path: np.save(path, np.full((40, 272), "a"))),
+    "zero.npy": ("are no rotations", lambda path: np.save(path, np.zeros((40, 272), np.float32))),
     "flat.npz": ("no rotation matrices", lambda path: _flat(path)),
 }
 

@@ -38,8 +38,8 @@ def build_bandai_namco(source: str | Path, out: str | Path, *, min_takes: int = 
     """
     rejections = Rejections()
     takes = find_takes(Path(source), rejections, min_takes)
-    words = f"Bandai-Namco-Research-Motiondataset, {source}"
-    return build(out, takes, rejections, builder="bandai_namco", source=words, workers=workers, check=contradiction)
+    where = str(Path(source).resolve())
+    return build(out, takes, rejections, builder="bandai_namco", source=where, workers=workers, check=contradiction)
 
 
 def contradiction(record: MotionRecord) -> Rejected | None:

@@ -10,6 +10,7 @@ captions.json maps the name of a recording to its sentences, or to an object as 
                "humanml3d_test": [{"start20": 0, "end20": 99, "captions": [...]}]}}   # a part, in frames at 20 frames/s
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def build_bvh_folder(source: str | Path, out: str | Path, *, captions: str | Pat
     source = Path(source)
     rejections = Rejections()
     takes = find_takes(source, Path(captions) if captions else source / "captions.json", rejections)
-    return build(out, takes, rejections, builder="bvh", source=str(source), workers=workers)
+    return build(out, takes, rejections, builder="bvh", source=str(source.resolve()), workers=workers)
 
 
 def find_takes(source: Path, captions: Path, rejections: Rejections) -> list[Take]:
@@ -64,9 +65,10 @@ def find_takes(source: Path, captions: Path, rejections: Rejections) -> list[Tak
     if not isinstance(entries, dict):
         raise InputError(f'{captions}: holds a {type(entries).__name__}; expected an object, {{"clip": ["caption", ...]}}')
     takes, captioned = [], set()
+    splits = split_by_hash(entries)
     for name, entry in sorted(entries.items()):
         spans = _spans(name, entry, captions)
-        path = source / entry["file"] if isinstance(entry, dict) and "file" in entry else source / f"{name}.bvh"
+        path = source / (entry["file"] if isinstance(entry, dict) and "file" in entry else f"{name}.bvh")
         same_name = named.get(Path(name).name, [])
         if not path.is_file() and len(same_name) == 1:
             path = same_name[0]
@@ -78,7 +80,7 @@ def find_takes(source: Path, captions: Path, rejections: Rejections) -> list[Tak
         elif not spans:
             rejections.add(Rejected(name, "no caption"))
         else:
-            takes.append(Take(path, split_by_hash(name), spans))
+            takes.append(Take(path, splits[name], spans))
     for path in files:
         if path not in captioned:
             rejections.add(Rejected(path.stem, "no caption", f"not in {captions.name}"))
@@ -140,8 +142,10 @@ def _spans(name: str, entry: Any, where: Path) -> tuple[Span, ...]:
         entry = {"captions": entry}
     if not isinstance(entry, dict):
         raise InputError(f'{where}: "{name}" has {entry!r:.60}; expected a list of captions or an object')
+    if not isinstance(entry.get("file", ""), str):
+        raise InputError(f'{where}: "{name}" has {entry["file"]!r:.60} as file; expected a path')
     whole = [*_texts(entry, "captions", name, where), *_texts(entry, "kit_ml", name, where)]
-    if isinstance(phrase := entry.get("cmu_index"), str) and phrase.strip():
+    if isinstance(phrase := entry.get("cmu_index"), str) and any(letter.isalnum() for letter in phrase):
         whole += sentences_of_phrase(phrase)
     labels = {"subject": str(entry["cmu_subject"]).partition(" (")[0]} if "cmu_subject" in entry else {}
     spans = [Span(name, tuple(dict.fromkeys(whole)), labels)] if whole else []
@@ -149,9 +153,11 @@ def _spans(name: str, entry: Any, where: Path) -> tuple[Span, ...]:
     for number, part in enumerate(parts if isinstance(parts, list) else []):
         try:
             start, stop = float(part["start20"]) / _SPAN_FPS, float(part["end20"]) / _SPAN_FPS
+            if not 0 <= start <= stop < math.inf:
+                raise ValueError("no span")
         except (KeyError, TypeError, ValueError) as error:
             found = f'"{name}", humanml3d_test {number} is {part!r:.80}'
-            raise InputError(f"{where}: {found}; expected an object with the numbers start20 and end20") from error
+            raise InputError(f"{where}: {found}; expected an object with the numbers 0 <= start20 <= end20") from error
         texts = _texts(part, "captions", name, where)
         if texts:
             spans.append(Span(f"{name}/{part.get('id', number)}", tuple(texts), labels, start, stop))
@@ -162,10 +168,10 @@ def _texts(entry: dict[str, Any], key: str, name: str, where: Path) -> list[str]
     texts = entry.get(key, [])
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InputError(f'{where}: "{name}" has {texts!r:.60} as {key}; expected a list of sentences')
-    return [_sentence(text) for text in texts if text.strip()]
+    return [_sentence(text) for text in texts if text.strip(" .")]
 
 
 def _sentence(text: str) -> str:
-    """White space tidied, small first letter, a full stop at the end: one form for all sources."""
-    text = " ".join(text.split())
-    return text[0].lower() + text[1:].rstrip(".") + "."
+    """White space tidied, small first letter, one mark at the end: one form for all sources."""
+    text = " ".join(text.split()).rstrip(" .")
+    return text[0].lower() + text[1:] + ("" if text[-1] in "!?" else ".")

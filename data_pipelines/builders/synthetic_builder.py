@@ -15,10 +15,12 @@ def build_synthetic(out: str | Path, *, num_clips: int = 2000, seed: int = 0) ->
     """Builds the motion shards of `num_clips` generated clips.
 
     Raises:
-      InputError: `num_clips` is less than 1, or something is in the way of `out`.
+      InputError: `num_clips` is less than 1, `seed` less than 0, or something is in the way of `out`.
     """
     if num_clips < 1:
         raise InputError(f"num_clips is {num_clips}; expected at least 1")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; expected 0 or more")
     require_free(out)
     rejections = Rejections()
     # Splits come mixed and shards are written one split after the other: the corpus is held in memory, 0.1 MB a clip.

@@ -86,10 +86,18 @@ class Rejections:
         return {"rejected": self.counts, "rejected_names": {reason: names[:_LISTED] for reason, names in self._names.items()}}
 
 
-def split_by_hash(name: str, validation: float = 0.1, test: float = 0.1) -> str:
-    """The split of a recording: by its name alone, so that a data set may grow without moving any."""
-    place = stable_hash(name) / 2**64
-    return "test" if place < test else "validation" if place < test + validation else "train"
+def split_by_hash(names: Iterable[str], validation: float = 0.1, test: float = 0.1) -> dict[str, str]:
+    """Splits of recordings: by each one's name alone, so that a data set may grow without moving any.
+
+    Only where none would be for testing, as may be with few, the first in the order of the hashes is; and likewise for training.
+    """
+    places = {name: stable_hash(name) / 2**64 for name in names}
+    splits = {name: "test" if p < test else "validation" if p < test + validation else "train" for name, p in places.items()}
+    if len(places) > 1 and "test" not in splits.values():
+        splits[min(places, key=places.__getitem__)] = "test"
+    if places and "train" not in splits.values():
+        splits[max(places, key=places.__getitem__)] = "train"
+    return splits
 
 
 def split_stratified(names: Iterable[str], validation: float = 0.05, test: float = 0.1) -> dict[str, str]:

@@ -55,11 +55,16 @@ class Bundle:
 
 
 def write_bundle(path: str | Path, bundle: Bundle) -> None:
-    """Writes a bundle whole, or not at all; one that is already at `path` is replaced."""
+    """Writes a bundle whole, or not at all; one that is already at `path` is replaced.
+
+    Raises:
+      InputError: something else is at `path`, or `llm_folder` does not hold the text tower, bit for bit.
+    """
     path = Path(path)
-    _require_replaceable(path)
+    require_replaceable(path)
     with atomic_path(path, directory=True) as folder:
         _copy_llm(bundle.llm_folder, folder / "llm")
+        _require_same_llm(folder / "llm", bundle)
         save_file(_to_numpy(flatten(bundle.motion)), folder / "motion.safetensors")
         _save_codec_tensors(folder, bundle.codec)
         values = {
@@ -106,7 +111,7 @@ def read_bundle(path: str | Path) -> Bundle:
 
 def write_codec(path: str | Path, codec: MotionCodec) -> None:
     """Writes a VAE alone, with its statistics, as a folder of config.json and motion_vae.safetensors."""
-    _require_replaceable(Path(path))
+    require_replaceable(Path(path))
     with atomic_path(path, directory=True) as folder:
         _save_codec_tensors(folder, codec)
         write_json(folder / "config.json", {"format_version": FORMAT_VERSION, "motion_vae": codec.config.to_json()})
@@ -124,8 +129,12 @@ def read_codec(path: str | Path) -> MotionCodec:
     return _read_codec_tensors(Path(path), MotionVAEConfig.from_json(values["motion_vae"]))
 
 
-def _require_replaceable(path: Path) -> None:
-    """Only nothing, an empty folder, or an earlier bundle or VAE of ours is replaced: a plain Hugging Face folder has a config.json too."""
+def require_replaceable(path: Path) -> None:
+    """Only nothing, an empty folder, or an earlier bundle or VAE of ours is replaced: a plain Hugging Face folder has a config.json too.
+
+    Raises:
+      InputError: something else is there. Called before long work.
+    """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     try:
@@ -134,6 +143,14 @@ def _require_replaceable(path: Path) -> None:
         values = None
     if not isinstance(values, dict) or "format_version" not in values:
         raise InputError(f"{path}: exists and is not a bundle; choose another output path, or remove it")
+
+
+def _require_same_llm(copied: Path, bundle: Bundle) -> None:
+    """What was trained beside is what is written: the files hold the tower in memory."""
+    _, text = huggingface.load_llm(copied)
+    copy, own = flatten(text), flatten(bundle.text)
+    if copy.keys() != own.keys() or not all(np.array_equal(np.asarray(copy[path]), np.asarray(own[path])) for path in own):
+        raise InputError(f"{bundle.llm_folder}: no longer holds the text tower of this model; the LLM changed in memory or on disk")
 
 
 def _save_codec_tensors(folder: Path, codec: MotionCodec) -> None:

@@ -24,7 +24,7 @@ def bundle_from_llm(llm: str | Path, output: str | Path, *, seed: int = 0) -> No
     """
     llm = Path(llm)
     llm_config, text = load_llm(llm)
-    Tokenizer(llm)
+    Tokenizer(llm, llamo.output_rows(text))
     config = llamo_config(llm_config)
     vae_config = MotionVAEConfig(width=128 if llm_config.width < 512 else 1024)
     motion_key, vae_key = jax.random.split(jax.random.key(seed))

@@ -90,6 +90,7 @@ def evaluate_generation(
       - `walk_speed` in m/s over clips whose labels say walk, `walk_speed_ratio` to the real ones, `walk_clips`, of how many;
       - `exit_error_tokens`: mean absolute difference of length from the example's, in tokens of 4 frames, over complete examples that
         are no longer than `max_seconds`; `exit_error_tokens_constant`: what always guessing their median length would give;
+        `exit_bias_tokens`: mean difference, positive where motions are too long;
       - `jerk`, `foot_skating`, `penetration_mm`, `floating`, `bone_drift_mm`, `frozen`, `exploded` (`physical.summarise`), `jerk_ratio`,
         `skating_ratio`, `disagreement_mm` between position and rotation features;
       - `frechet`: distance of the generated clips from the real ones in the recogniser's embedding, and `frechet_halves`: that of two
@@ -157,16 +158,6 @@ def wrong_hand(joints: Float[np.ndarray, "T 22 3"], named: str) -> bool:
     """Whether the wrist that is not named ("left" or "right") rises higher, at its highest in the clip, than the named one."""
     left, right = physical.hand_heights(joints)
     return right > left if named == "left" else left > right
-
-
-def accuracy_by_class(predicted: Sequence[Mapping[str, str]], labels: Sequence[Mapping[str, str]], name: str) -> dict[str, tuple[int, int]]:
-    """Class -> (how many of its clips are recognised, how many it has), for one label; sorted by class."""
-    counts: dict[str, tuple[int, int]] = {}
-    for seen, truth in zip(predicted, labels, strict=True):
-        if name in truth:
-            hits, total = counts.get(truth[name], (0, 0))
-            counts[truth[name]] = (hits + (seen[name] == truth[name]), total + 1)
-    return dict(sorted(counts.items()))
 
 
 def frechet_distance(first: Float[np.ndarray, "N E"], second: Float[np.ndarray, "M E"]) -> float:

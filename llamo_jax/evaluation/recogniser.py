@@ -6,10 +6,8 @@ motions by their jitter.
 """
 
 import functools
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
 import jax
@@ -20,9 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tqdm import tqdm
 
 from llamo_jax.errors import InputError
-from llamo_jax.files import atomic_path, read_arrays
 from llamo_jax.motion.representation import FEATURES, HEADING_DELTA, POSITIONS, ROOT_VELOCITY
-from llamo_jax.trees import flatten, unflatten
 
 SPAN = 4
 """Frames between the two ends of a velocity; also the frames that one step of the network sees (it runs at 7.5 steps a second)."""
@@ -135,28 +131,6 @@ class Recogniser:
     def embed(self, features: Sequence[Float[np.ndarray, "T 272"]]) -> Float[np.ndarray, "N 64"]:
         """Embeddings of clips, from which the classes are read linearly: the space of the Fréchet distance."""
         return self._run(features)[1]
-
-    def save(self, path: str | Path) -> None:
-        """Writes an .npz file of plain arrays."""
-        with atomic_path(path) as temporary:
-            np.savez(
-                temporary, **{f"params/{name}": value for name, value in flatten(self._params).items()}, format=_FORMAT,
-                classes=json.dumps(self.classes), mean=self._mean, std=self._std,
-            )  # fmt: skip
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Reads what `save` wrote.
-
-        Raises:
-          InputError: the file is missing, damaged or holds something else.
-        """
-        arrays = read_arrays(path)
-        if str(arrays.pop("format", "")) != _FORMAT:
-            raise InputError(f"{path}: not a recogniser; expected an .npz file that Recogniser.save of this version wrote")
-        classes = {name: tuple(values) for name, values in json.loads(str(arrays["classes"])).items()}
-        params = unflatten({name.removeprefix("params/"): value for name, value in arrays.items() if name.startswith("params/")})
-        return cls(params, classes, arrays["mean"], arrays["std"])
 
     def _run(self, features: Sequence[np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Logits of each label and embeddings, in batches of one shape for each power of two of the length."""

@@ -83,7 +83,7 @@ def read_bvh(path: str | Path) -> Bvh:
       InputError: the file is missing, not BVH, truncated, or its numbers do not fit its header.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="strict")
+        text = Path(path).read_text(encoding="utf-8-sig", errors="strict")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a BVH file") from error
     except UnicodeDecodeError as error:

@@ -86,7 +86,7 @@ class MotionClip:
           metadata: the other fields.
 
         Raises:
-          InputError: the features have another shape, or `source` is neither.
+          InputError: the features have another shape or hold no rotations, or `source` is neither.
         """
         if features.ndim != 2 or features.shape[1] != FEATURES or not len(features):
             raise InputError(f"features have shape {features.shape}; expected [T, {FEATURES}] with T at least 1")
@@ -98,6 +98,8 @@ class MotionClip:
             raise InputError(f"features have NaN or infinity in frame {frame}; expected finite numbers")
         joints = representation.decode_positions(features)
         rotations, root = representation.decode_rotations(features)
+        if (flat := np.abs(np.linalg.det(rotations) - 1).max(1) > 1e-3).any():
+            raise InputError(f"rotation features of frame {int(np.argmax(flat))} are no rotations; expected un-normalised ones")
         if source == "rotations":
             joints = forward_kinematics(rotations, root, recover_offsets(joints, rotations))
         return cls(joints, rotations, **metadata)

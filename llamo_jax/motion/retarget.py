@@ -167,11 +167,15 @@ def find_joints(bvh: Bvh, where: str | Path) -> dict[str, int]:
     return found
 
 
+_PREFIXES = re.compile(r"bip\d*|character\d*|mixamorig\d*|def|jnt|j")
+"""Words that rigging tools put before every joint's name."""
+
+
 def _words(name: str) -> tuple[str, str]:
-    """("left", "upleg") of "mixamorig:LeftUpLeg", "L_UpLeg", "UpLeg_L" or "Bip01 L UpLeg"."""
+    """("left", "upleg") of "mixamorig:LeftUpLeg", "L_UpLeg", "UpLeg_L", "Bip001 L UpLeg" or "Character1_LeftUpLeg"."""
     name = name.rpartition(":")[2]
     words = [word.lower() for word in re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+\d*|[A-Z]+\d*|\d+", name)]
-    words = [word for word in words if word not in ("bip01", "bip", "mixamorig", "def", "jnt", "j")] or words
+    words = [word for word in words if not _PREFIXES.fullmatch(word)] or words
     if len(words) == 1 and words[0][:1] in "lr" and words[0][1:] in _BASES:
         words = [words[0][0], words[0][1:]]  # "lfemur"
     side = next((_SIDES[word] for word in words if word in _SIDES), "")

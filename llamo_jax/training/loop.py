@@ -78,8 +78,10 @@ def train(
     Raises:
       InputError: `folder` holds a checkpoint of another run.
       FloatingPointError: the loss is no longer finite.
+      RuntimeError: a frozen parameter is no longer bitwise what it was.
     """
     frozen = {path: jax.device_put(leaf, shardings[path]) for path, leaf in frozen.items()}
+    bits_before = _sums_of_bits(frozen)
     state = TrainState.create(params, config.optim, config.trains, mesh, shardings)
     step = make_step(loss, config.optim, config.trains, mesh, shardings, config.seed)
     rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
@@ -112,7 +114,23 @@ def train(
         if count > first:
             _require_finite({name: float(value) for name, value in metrics.items()}, config.name, count)
         saved.save(state, data, settings, seconds)
+    if bits_before != (bits_after := _sums_of_bits(frozen)):
+        changed = [path for path in frozen if bits_before[path] != bits_after[path]]
+        raise RuntimeError(f"{config.name}: frozen parameters changed during training: {', '.join(changed)}")
     return state.params
+
+
+@jax.jit
+def _device_sums(tree: FlatParams) -> FlatParams:
+    def of(leaf: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(leaf, {2: np.uint16, 4: np.uint32}[leaf.dtype.itemsize]).astype(np.uint32).sum()
+
+    return {path: of(leaf) for path, leaf in tree.items()}
+
+
+def _sums_of_bits(tree: FlatParams) -> dict[str, int]:
+    """A checksum of each array, made where it lies, however it is split."""
+    return {path: int(total) for path, total in _device_sums(tree).items()}
 
 
 def _progress(config: RunConfig, step: int, seconds: float) -> float:

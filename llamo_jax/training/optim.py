@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
@@ -34,8 +33,7 @@ class OptimConfig(Config):
         require(self.learning_rate > 0, f"OptimConfig.learning_rate is {self.learning_rate}; expected more than 0")
         for entry in self.module_rates:
             prefix, _, factor = entry.partition("=")
-            number = factor.replace(".", "", 1).replace("e-", "", 1).isdigit()
-            require(bool(prefix) and number, f'OptimConfig.module_rates has "{entry}"; expected "path-prefix=factor"')
+            require(bool(prefix) and _is_number(factor), f'OptimConfig.module_rates has "{entry}"; expected "path-prefix=factor"')
 
     def rate_of(self, path: str) -> float:
         """The factor on the learning rate of one parameter."""
@@ -44,6 +42,19 @@ class OptimConfig(Config):
             if path.startswith(prefix):
                 return float(factor)
         return 1.0
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) >= 0
+    except ValueError:
+        return False
+
+
+def _decays(path: str) -> bool:
+    # By name: norms and biases of stacked layers have two axes too.
+    name = path.rpartition("/")[2]
+    return name not in ("bias", "bom", "eom") and not name.endswith("norm")
 
 
 def learning_rate(config: OptimConfig, step: Array, progress: Array) -> Float[Array, ""]:
@@ -58,7 +69,7 @@ def transformation(config: OptimConfig) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(config.beta1, config.beta2),
-        optax.add_decayed_weights(config.weight_decay, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)),
+        optax.add_decayed_weights(config.weight_decay, mask=lambda params: {path: _decays(path) for path in params}),
     )
 
 

@@ -1,5 +1,6 @@
 """Bundles: back as they were, and strict about what is in them."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -29,6 +30,16 @@ def test_back_again_is_identical(bundle: Path, tmp_path: Path) -> None:
     for name in ("feature_mean", "feature_std", "latent_mean", "latent_std"):
         np.testing.assert_array_equal(getattr(again.codec, name), getattr(first.codec, name))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again"]
+
+
+def test_a_bundle_holds_the_text_tower_that_it_was_given(bundle: Path, tmp_path: Path) -> None:
+    whole = read_bundle(bundle)
+    changed = dataclasses.replace(whole, text=whole.text | {"norm": whole.text["norm"] + 1})
+    moved = dataclasses.replace(whole, llm_folder=tmp_path / "moved")
+    for wrong, message in ((changed, "no longer holds the text tower"), (moved, "cannot be read")):
+        with pytest.raises(InputError, match=message):
+            write_bundle(tmp_path / "new", wrong)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_vae_alone_comes_back(bundle: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from data_pipelines.build import main
 from data_pipelines.builders.bvh_folder import build_bvh_folder, sentences_of_phrase
+from data_pipelines.builders.takes import split_by_hash
 from data_pipelines.shards import SPLITS
 from llamo_jax.errors import InputError
 from llamo_jax.motion.representation import ROOT_VELOCITY
@@ -119,6 +120,27 @@ def test_phrases(phrase, sentence):
     assert first == sentence and len(others) == 2
 
 
+def test_marks_at_the_end_of_a_sentence_stay(tmp_path):
+    walking_clip(frames=40).save(tmp_path / "walk.bvh")
+    (tmp_path / "captions.json").write_text(json.dumps({"walk": ["Is he  walking?", "She waves!", "He walks ...", " ... "]}))
+    shards = build_bvh_folder(tmp_path, tmp_path / "out", workers=1)
+    assert shards.split("train")[0].captions == ("is he walking?", "she waves!", "he walks.")
+
+
+@pytest.mark.parametrize("count", range(2, 12))
+def test_a_few_recordings_have_something_to_test_on(count):
+    splits = split_by_hash([f"walk_{number}" for number in range(count)])
+    assert {"train", "test"} <= set(splits.values())
+
+
+def test_splits_stay_when_a_data_set_grows():
+    names = [f"walk_{number}" for number in range(500)]
+    whole, part = split_by_hash(names), split_by_hash(names[:100])
+    assert all(part[name] == whole[name] for name in names[:100])
+    shares = [list(whole.values()).count(split) / 500 for split in SPLITS]
+    np.testing.assert_allclose(shares, (0.8, 0.1, 0.1), atol=0.04)
+
+
 class TestBadInput:
     def test_no_folder(self, tmp_path):
         with pytest.raises(InputError, match="nowhere: no such folder; expected a folder of BVH files"):
@@ -139,7 +161,9 @@ class TestBadInput:
             (["a"], 'holds a list; expected an object, {"clip": \\["caption", ...\\]}'),
             ({"take_01": "a person walks."}, '"take_01" has .*; expected a list of captions or an object'),
             ({"take_01": [1]}, r'"take_01" has \[1\] as captions; expected a list of sentences'),
-            ({"take_01": {"humanml3d_test": [{"start20": 0}]}}, "expected an object with the numbers start20 and end20"),
+            ({"take_01": {"humanml3d_test": [{"start20": 0}]}}, "expected an object with the numbers 0 <= start20 <= end20"),
+            ({"take_01": {"humanml3d_test": [{"start20": float("nan"), "end20": 9}]}}, "expected an object with the numbers 0 <= start20"),
+            ({"take_01": {"file": 5, "captions": ["a"]}}, '"take_01" has 5 as file; expected a path'),
             ({"other": ["a"]}, "none of 30 BVH files has a caption in"),
         ],
     )

@@ -90,11 +90,11 @@ def test_bad_input(motions, tmp_path):
     with pytest.raises(InputError, match="max_tokens is 2; expected at least 4"):
         write_latents(motions, tmp_path / "latents", Encoder(), max_tokens=2)
     with pytest.raises(InputError, match="no such data folder"):
-        write_latents(tmp_path / "nowhere", tmp_path / "latents", Encoder())
+        write_latents(tmp_path / "nowhere", tmp_path / "latents", Encoder(), max_tokens=63)
 
     def broken(features):
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        write_latents(motions, tmp_path / "latents", broken, progress=False)
+        write_latents(motions, tmp_path / "latents", broken, max_tokens=63, progress=False)
     assert not (tmp_path / "latents").exists()

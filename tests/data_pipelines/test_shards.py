@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data_pipelines.shards import LatentRecord, LatentShards, MotionRecord, MotionShards, write_shards
+from data_pipelines.shards import LatentRecord, LatentShards, MotionRecord, MotionShards, require_free, write_shards
 from llamo_jax.errors import InputError
 
 
@@ -157,3 +157,8 @@ class TestBadInput:
         with pytest.raises(InputError, match="exists and is not a data folder"):
             write_shards(tmp_path, MotionRecord, {"train": motion_records(1)}, builder="test", source="made here")
         assert (tmp_path / "letter.txt").read_text() == "dear"
+
+    def test_the_manifest_of_another_tool_in_the_way(self, tmp_path):
+        (tmp_path / "dataset.json").write_text('{"name": "mine"}')
+        with pytest.raises(InputError, match="exists and is not a data folder"):
+            require_free(tmp_path)

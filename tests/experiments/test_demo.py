@@ -52,6 +52,16 @@ def test_the_main_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert len((tmp_path / "demo" / "metrics.jsonl").read_text().splitlines()) == lines
 
 
+def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a seed of 0 or more"):
+        Demo(out=tmp_path, seed=-1).run()
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("<h1>Mine</h1>")
+    with pytest.raises(InputError, match="exists and is no report of ours"):
+        Demo(out=tmp_path).run()
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
 def test_recordings_need_their_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--corpus bvh needs --source"):
         Demo(out=tmp_path, corpus="bvh").run()

@@ -115,6 +115,12 @@ def test_curves_are_drawn_with_stages_in_sequence(tmp_path, metrics):
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_of_steps_that_were_trained_twice_the_last_counts(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"step": {step}, "loss": {loss}}}\n' for step, loss in ((1, 9), (2, 8), (3, 7), (2, 6), (3, 5))))
+    assert read_metrics(path) == {"loss": {"": [(1, 9), (2, 6), (3, 5)]}}
+
+
 def test_a_new_report_replaces_the_old_one_and_a_failed_one_leaves_it(tmp_path, metrics):
     folder = tmp_path / "out"
     write_report(folder, "first", {}, FIGURES, progress=False)

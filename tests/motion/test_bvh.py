@@ -46,6 +46,12 @@ def arm(tmp_path):
     return write
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(arm, tmp_path):
+    marked = tmp_path / "marked.bvh"
+    marked.write_bytes(b"\xef\xbb\xbf" + ARM.encode())
+    np.testing.assert_array_equal(read_bvh(marked).values, read_bvh(arm()).values)
+
+
 def test_hierarchy(arm):
     bvh = read_bvh(arm())
     assert bvh.names == ("Base", "Upper", "Fore", "Fore end")

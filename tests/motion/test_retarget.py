@@ -43,6 +43,8 @@ NAMINGS = {
     "Mixamo": _names(MIXAMO, "mixamorig:{Side}{name}"),
     "LAFAN1": _names(MIXAMO | {"foot": "Toe"}, "{Side}{name}"),
     "Biped": _names(BIPED, "Bip01 {S} {name}"),
+    "3ds Max": _names(BIPED, "Bip001 {S} {name}"),
+    "MotionBuilder": _names(MIXAMO, "Character1_{Side}{name}"),
     "ASF": _names(ASF, "{s}{name}"),
     "underscored": _names(BIPED, "{name}_{S}"),
     "SMPL": list(JOINT_NAMES),

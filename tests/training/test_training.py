@@ -16,10 +16,11 @@ from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTower
 from llamo_jax.errors import InputError
 from llamo_jax.models import llamo
 from llamo_jax.models.layers import init, logical_axes
+from llamo_jax.training import loop
 from llamo_jax.training.loop import RunConfig, train
 from llamo_jax.training.losses import LlamoLossConfig, llamo_loss
 from llamo_jax.training.metrics import MetricsLog
-from llamo_jax.training.optim import OptimConfig, learning_rate
+from llamo_jax.training.optim import OptimConfig, learning_rate, transformation
 from llamo_jax.training.step import TrainState, make_step
 from llamo_jax.trees import flatten, unflatten
 
@@ -221,6 +222,33 @@ def test_module_rates_scale_updates_by_prefix() -> None:
     assert [config.rate_of(path) for path in ("flow/a", "exit/b", "motion/c")] == [0.5, 0.0, 1.0]
     with pytest.raises(InputError, match='expected "path-prefix=factor"'):
         OptimConfig(module_rates=("flow/",))
+    with pytest.raises(InputError, match='expected "path-prefix=factor"'):
+        OptimConfig(module_rates=("flow/=1e-",))
+
+
+def test_only_matrices_decay(params: tuple) -> None:
+    config = OptimConfig(weight_decay=0.1)
+    still = jax.tree.map(jnp.zeros_like, params[0])
+    ones = jax.tree.map(jnp.ones_like, params[0])
+    optimiser = transformation(config)
+    updates, _ = optimiser.update(still, optimiser.init(ones), ones)
+    decayed = {path for path, update in updates.items() if np.any(np.asarray(update))}
+    assert {"motion/layers/attn/q", "motion/adapter/weight", "flow/blocks/up/weight"} <= decayed
+    assert not decayed & {"motion/layers/attn_norm", "motion/layers/ffn_norm", "motion/norm", "motion/bom", "flow/blocks/up/bias"}
+
+
+def test_a_frozen_parameter_that_changes_is_an_error(params: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = loop._device_sums, []
+
+    def flipped_later(tree: dict) -> dict:
+        calls.append(1)
+        norm = tree["text/norm"]
+        # One bit of one number, as a faulty device would.
+        return real(tree if len(calls) == 1 else tree | {"text/norm": norm.at[0].set(jnp.nextafter(norm[0], jnp.inf))})
+
+    monkeypatch.setattr(loop, "_device_sums", flipped_later)
+    with pytest.raises(RuntimeError, match=r"frozen parameters changed during training: text/norm$"):
+        train_run(tmp_path, params, 1, Batches())
 
 
 def test_training_lowers_every_term(params: tuple, tmp_path: Path) -> None:
