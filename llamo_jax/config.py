@@ -84,9 +84,13 @@ class RopeScaling(Config):
         _require_positive(self, "factor", "low_freq_factor", "high_freq_factor", "original_positions")
 
 
+LLM_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+"""Decoders that the text tower runs, by their `model_type` in transformers. SmolLM2 is a "llama"."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LLMConfig(Config):
-    """A Llama decoder: the frozen text tower."""
+    """A decoder-only LLM of the Llama family: the frozen text tower."""
 
     vocab_size: int
     width: int
@@ -100,6 +104,17 @@ class LLMConfig(Config):
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
     max_positions: int = 2048
+    family: str = "llama"
+    qkv_bias: bool = False
+    """Biases on the query, key and value projections (Qwen2)."""
+    output_bias: bool = False
+    """A bias on the attention's output projection."""
+    ffn_bias: bool = False
+    """Biases on the projections of the feed-forward layer."""
+    qk_norm: bool = False
+    """RMS norms over the width of each query and key head, before the rotary embedding (Qwen3)."""
+    sliding_window: int | None = None
+    """A token sees this many positions, its own included, in every layer (Mistral 7B v0.1)."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_width", "max_positions")
@@ -108,6 +123,21 @@ class LLMConfig(Config):
             f"LLMConfig: {self.num_heads} heads cannot share {self.num_kv_heads} key-value heads evenly",
         )
         require(self.head_dim % 2 == 0, f"LLMConfig.head_dim is {self.head_dim}; rotary embeddings need an even number")
+        require(self.family in LLM_FAMILIES, f'LLMConfig.family is "{self.family}"; expected one of {", ".join(LLM_FAMILIES)}')
+        require(self.sliding_window is None or self.sliding_window > 0, f"LLMConfig.sliding_window is {self.sliding_window}")
+        self._require_family_options()
+
+    def _require_family_options(self) -> None:
+        # What a family's architecture does not have could not be written back for it.
+        attention_biases = (self.qkv_bias, self.output_bias)
+        allowed = {
+            "llama": self.qkv_bias == self.output_bias and not self.qk_norm and self.sliding_window is None,
+            "mistral": not any(attention_biases) and not self.ffn_bias and not self.qk_norm,
+            "qwen2": attention_biases == (True, False) and not self.ffn_bias and not self.qk_norm,
+            "qwen3": self.qkv_bias == self.output_bias and not self.ffn_bias and self.qk_norm,
+        }
+        options = {name: getattr(self, name) for name in ("qkv_bias", "output_bias", "ffn_bias", "qk_norm", "sliding_window")}
+        require(allowed[self.family], f'LLMConfig: no "{self.family}" has {options}')
 
     @property
     def eom_id(self) -> int:
@@ -147,11 +177,17 @@ class MotionVAEConfig(Config):
     dilations: tuple[int, ...] = (9, 3, 1)
     sigma_max: float = 0.01
     """Posterior standard deviations are drawn from U(0, sigma_max) during training (paper, section VAE)."""
+    activation: str = "silu"
+    """"silu", or "relu" as in MotionStreamer's causal TAE."""
+    upsampling: str = "linear"
+    """"linear": causal interpolation between the previous and the present latent; "nearest" as in MotionStreamer's causal TAE."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "width", "latent_channels")
         require(len(self.dilations) > 0 and min(self.dilations) > 0, f"MotionVAEConfig.dilations is {self.dilations}; expected positive")
         require(self.sigma_max >= 0, f"MotionVAEConfig.sigma_max is {self.sigma_max}; expected 0 or more")
+        require(self.activation in ("silu", "relu"), f'MotionVAEConfig.activation is "{self.activation}"; expected "silu" or "relu"')
+        require(self.upsampling in ("linear", "nearest"), f'MotionVAEConfig.upsampling is "{self.upsampling}"; expected "linear" or "nearest"')
 
 
 @dataclasses.dataclass(frozen=True)

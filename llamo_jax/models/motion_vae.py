@@ -4,9 +4,10 @@ Latent i depends on frames up to 4 i + 3, and frames 4 i .. 4 i + 3 depend on la
 what came before as an argument: zeros at the start of a motion, the returned state afterwards. So decoding in a stream and decoding at
 once are the same computation.
 
-Architecture: the causal TAE of MotionStreamer (residual stacks with dilations 9, 3, 1, no normalisation), with two changes that
-bring the jerk of reconstructions from 4 times the recordings' to about theirs: SiLU, and causal linear interpolation between the
-previous and the present latent instead of nearest-neighbour upsampling. The posterior's deviation is drawn, not predicted (LLaMo).
+Architecture: the causal TAE of MotionStreamer (residual stacks with dilations 9, 3, 1, no normalisation), by default with two changes
+that bring the jerk of reconstructions from 4 times the recordings' to about theirs: SiLU, and causal linear interpolation between the
+previous and the present latent instead of nearest-neighbour upsampling. With "relu" and "nearest" it is the TAE itself, whose published
+weights `convert/peers.py` imports. The posterior's deviation is drawn, not predicted (LLaMo).
 """
 
 from typing import Any
@@ -78,12 +79,12 @@ def encode(
     Returns:
       The means and the state after them.
     """
-    run = _Causal(state)
+    run = _Causal(config, state)
     p = params["encoder"]
-    x = jax.nn.silu(run.conv("input", p["input"], features))
+    x = run.act(run.conv("input", p["input"], features))
     for name in ("down0", "down1"):
         x = run.conv(f"{name}/conv", p[name]["conv"], x, stride=2)
-        x = run.residual(f"{name}/residual", p[name]["residual"], x, config.dilations)
+        x = run.residual(f"{name}/residual", p[name]["residual"], x)
     x = run.conv("output", p["output"], x)
     return linear(p["mean"], x), run.after
 
@@ -92,13 +93,13 @@ def decode(
     params: dict, config: MotionVAEConfig, latents: Float[Array, "B n Z"], state: State | None = None
 ) -> tuple[Float[Array, "B 4*n 272"], State]:
     """Normalised features of latents; arguments and state as for `encode`."""
-    run = _Causal(state)
+    run = _Causal(config, state)
     p = params["decoder"]
-    x = jax.nn.silu(run.conv("input", p["input"], linear(p["latent"], latents)))
+    x = run.act(run.conv("input", p["input"], linear(p["latent"], latents)))
     for name in ("up0", "up1"):
-        x = run.residual(f"{name}/residual", p[name]["residual"], x, config.dilations)
+        x = run.residual(f"{name}/residual", p[name]["residual"], x)
         x = run.conv(f"{name}/conv", p[name]["conv"], run.upsample(f"{name}/upsample", x))
-    x = jax.nn.silu(run.conv("hidden", p["hidden"], x))
+    x = run.act(run.conv("hidden", p["hidden"], x))
     return run.conv("output", p["output"], x), run.after
 
 
@@ -113,9 +114,11 @@ def decoder_state(config: MotionVAEConfig, batch: int) -> State:
 class _Causal:
     """Runs causal operations by name, taking each one's history from `state` and leaving the next in `after`."""
 
-    def __init__(self, state: State | None):
+    def __init__(self, config: MotionVAEConfig, state: State | None):
+        self._config = config
         self._before = state
         self.after: State = {}
+        self.act = {"silu": jax.nn.silu, "relu": jax.nn.relu}[config.activation]
 
     def _with_history(self, name: str, x: Float[Array, "B T C"], length: int) -> Float[Array, "B T+length C"]:
         if length == 0:
@@ -135,14 +138,16 @@ class _Causal:
         product = jnp.concatenate(taps, -1) @ weight.reshape(out_dim, kernel * in_dim).T
         return product + p["bias"].astype(x.dtype)
 
-    def residual(self, name: str, p: dict, x: Float[Array, "B T C"], dilations: tuple[int, ...]) -> Float[Array, "B T C"]:
-        for index, dilation in enumerate(dilations):
+    def residual(self, name: str, p: dict, x: Float[Array, "B T C"]) -> Float[Array, "B T C"]:
+        for index, dilation in enumerate(self._config.dilations):
             block = p[f"block{index}"]
-            h = self.conv(f"{name}/block{index}", block["dilated"], jax.nn.silu(x), dilation=dilation)
-            x = x + self.conv(f"{name}/block{index}/pointwise", block["pointwise"], jax.nn.silu(h))
+            h = self.conv(f"{name}/block{index}", block["dilated"], self.act(x), dilation=dilation)
+            x = x + self.conv(f"{name}/block{index}/pointwise", block["pointwise"], self.act(h))
         return x
 
     def upsample(self, name: str, x: Float[Array, "B T C"]) -> Float[Array, "B 2*T C"]:
-        """Twice the rate by linear interpolation between the previous sample and the present one."""
+        """Twice the rate: by linear interpolation between the previous sample and the present one, or by saying each twice."""
+        if self._config.upsampling == "nearest":
+            return jnp.repeat(x, 2, axis=1)
         previous = self._with_history(name, x, 1)[:, :-1]
         return jnp.stack([0.5 * (previous + x), x], 2).reshape(x.shape[0], -1, x.shape[2])
