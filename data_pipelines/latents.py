@@ -88,6 +88,7 @@ def write_latents(
             {name: writer.records(_ticking(split, bar)) for name, split in splits.items() if len(split)},
             builder=str(motions.manifest["builder"]),
             source=str(motions.manifest["source"]),
+            licence=str(motions.manifest.get("licence", "not recorded")),
             details=lambda: {"max_tokens": max_tokens, "motions": motions.manifest["records"], "windows_of_cut_takes": writer.cut},
         )
     return LatentShards(out_dir)

@@ -148,6 +148,7 @@ def write_shards(
     *,
     builder: str,
     source: str,
+    licence: str = "not recorded",
     details: Callable[[], dict[str, Any]] = dict,
 ) -> dict[str, Any]:
     """Writes a data folder with its statistics and manifest, whole or not at all. One that is already there is replaced.
@@ -158,6 +159,7 @@ def write_shards(
       splits: records of each split, read once, in order. A split without records is left out.
       builder: what made the records.
       source: where they come from, in words.
+      licence: of the data, in words; the card of a model that is trained on it names it.
       details: called after the last record; more entries for the manifest (rejections, settings).
 
     Returns:
@@ -185,6 +187,7 @@ def write_shards(
             "kind": record_type.KIND,
             "builder": builder,
             "source": source,
+            "licence": licence,
             "command": shlex.join(["python", *sys.argv]) if sys.argv and sys.argv[0] else "python",
             "records": {name: tally.records for name, tally in tallies.items()},
             "hours": {name: round(tally.seconds / 3600, 4) for name, tally in tallies.items()},

@@ -33,8 +33,9 @@ from experiments.pretrain import pretrain, pretrain_llm
 from experiments.recipes import Recipe, recipe_named
 from experiments.report import CaptionRow, Figure, Pair, require_report_or_nothing, write_report
 from experiments.train_vae import train_vae
-from llamo_jax.convert.bundle import require_replaceable
-from llamo_jax.convert.huggingface import load_llm
+from llamo_jax.convert.bundle import require_replaceable, update_info
+from llamo_jax.convert.hub import Source
+from llamo_jax.convert.huggingface import load_llm, resolve_llm
 from llamo_jax.errors import InputError, run_reporting_mistakes
 from llamo_jax.evaluation.captioning import caption_accuracy
 from llamo_jax.evaluation.generation import GenerationResult, evaluate_generation
@@ -71,8 +72,8 @@ class Demo:
     """The embedded procedural corpus, the Bandai-Namco recordings, or a folder of BVH with captions.json."""
     source: Path | None = None
     """Folder of the recordings, for the last two."""
-    llm: Path | None = None
-    """Hugging Face folder of a pretrained LLM; without it a tiny one is pretrained on the captions."""
+    llm: str | None = None
+    """Hugging Face folder of a pretrained LLM, or its id on the Hub; without it a tiny one is pretrained on the captions."""
     recipe: str | None = None
     """Name of the recipe; the default is the corpus's own."""
     clips: int = 2000
@@ -95,11 +96,12 @@ class Demo:
         recipe = recipe_named(self.recipe or _RECIPES[self.corpus])
         # Said before the work, not after half of it.
         if min(self.examples, self.videos, self.clips, self.seed + 1) < 1:
-            given = f"--examples {self.examples}, --videos {self.videos}, --clips {self.clips}, --seed {self.seed}"
-            raise InputError(f"{given}; expected at least 1 of each, and a seed of 0 or more")
-        if self.llm:
-            _, text = load_llm(self.llm)
-            Tokenizer(self.llm, output_rows(text))
+            settings = f"--examples {self.examples}, --videos {self.videos}, --clips {self.clips}, --seed {self.seed}"
+            raise InputError(f"{settings}; expected at least 1 of each, and a seed of 0 or more")
+        given = resolve_llm(self.llm) if self.llm else None
+        if given:
+            _, text = load_llm(given.folder)
+            Tokenizer(given.folder, output_rows(text))
         require_report_or_nothing(self.out / "report")
         require_replaceable(self.out / "bundle")
         with clock("data"):
@@ -115,18 +117,20 @@ class Demo:
         with clock("motion VAE and latents"):
             codec, latents = train_vae(shards.path, self.out, recipe.vae, max_tokens=recipe.loader.motion_len - 1, seed=self.seed)
         with clock("LLM"):
-            llm = self.llm or self._own_llm(shards, recipe)
+            llm = given or Source(self._own_llm(shards, recipe))
         with clock("three stages"):
             bundle = pretrain(llm, codec, latents, self.out, recipe, seed=self.seed)
         model = llamo_jax.load(bundle)
-        measured = _Measured(self, shards, held_out, recipe, model, llm, clock)
+        measured = _Measured(self, shards, held_out, recipe, model, llm.folder, clock)
         with clock("report"):
+            facts = self._facts(shards, recipe, model, self.llm or llm.folder, clock)
             report = write_report(
-                self.out / "report", f"llamo_jax on {shards.manifest['builder']}", self._facts(shards, recipe, model, llm, clock),
-                measured.figures, {"Training": self.out / "metrics.jsonl"}, measured.pairs, measured.captions,
+                self.out / "report", f"llamo_jax on {shards.manifest['builder']}", facts, measured.figures,
+                {"Training": self.out / "metrics.jsonl"}, measured.pairs, measured.captions,
             )  # fmt: skip
         # JSON knows no NaN.
         figures = {figure.name: figure.value if math.isfinite(figure.value) else None for figure in measured.figures}
+        update_info(bundle, figures=figures)
         write_json(self.out / "figures.json", {"figures": figures, "seconds": clock.seconds})
         if self.json:
             write_json(self.json, {"figures": figures, "seconds": clock.seconds})
@@ -155,7 +159,7 @@ class Demo:
         captions = [record.captions for record in shards.split("train")]
         return pretrain_llm(captions, self.out, LLMS["tiny"], recipe, seed=self.seed)
 
-    def _facts(self, shards: MotionShards, recipe: Recipe, model: Llamo, llm: Path, clock: "_Clock") -> dict[str, Any]:
+    def _facts(self, shards: MotionShards, recipe: Recipe, model: Llamo, llm: str | Path, clock: "_Clock") -> dict[str, Any]:
         packages = ("llamo_jax", "jax", "flax", "optax", "grain", "numpy")
         return {
             "Data": {"corpus": shards.manifest["source"], "clips": shards.manifest["records"], "hours": shards.manifest["hours"]},

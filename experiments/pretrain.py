@@ -1,6 +1,6 @@
 """Trains the motion side of a model on latent shards, stage by stage, and writes a bundle.
 
-    python -m experiments.pretrain --llm FOLDER --vae DIR/vae --latents DIR/latents --out DIR [--recipe recordings]
+    python -m experiments.pretrain --llm FOLDER_OR_ID --vae DIR/vae --latents DIR/latents --out DIR [--recipe recordings]
 """
 
 import dataclasses
@@ -19,7 +19,8 @@ from experiments.recipes import Recipe, StageRecipe, recipe_named
 from llamo_jax import sharding
 from llamo_jax.config import LlamoConfig, LLMConfig, require
 from llamo_jax.convert.bundle import Bundle, read_codec, require_replaceable, write_bundle
-from llamo_jax.convert.huggingface import load_llm, save_llm
+from llamo_jax.convert.hub import Source
+from llamo_jax.convert.huggingface import load_llm, resolve_llm, save_llm
 from llamo_jax.errors import InputError, run_reporting_mistakes
 from llamo_jax.files import atomic_path
 from llamo_jax.inference.codec import MotionCodec
@@ -69,11 +70,11 @@ def pretrain_llm(captions: Sequence[Sequence[str]], out: Path, llm: LLMConfig, r
     return folder
 
 
-def pretrain(llm_folder: Path, codec: MotionCodec, shards: LatentShards, out: Path, recipe: Recipe, *, seed: int = 0) -> Path:
+def pretrain(llm: Source, codec: MotionCodec, shards: LatentShards, out: Path, recipe: Recipe, *, seed: int = 0) -> Path:
     """The stages of the recipe, each from the parameters of the one before, and the bundle.
 
     Args:
-      llm_folder: Hugging Face folder of the text tower.
+      llm: Hugging Face folder of the text tower, and where it is from.
       codec: the VAE that made the latents.
       shards: the latents.
       out: folder of the run; gets `bundle/`, checkpoints and metrics. Stages that are finished there are not trained again.
@@ -84,8 +85,8 @@ def pretrain(llm_folder: Path, codec: MotionCodec, shards: LatentShards, out: Pa
       The bundle's folder.
     """
     require_replaceable(out / "bundle")
-    llm_config, text = load_llm(llm_folder)
-    tokenizer = Tokenizer(llm_folder, llamo.output_rows(text))
+    llm_config, text = load_llm(llm.folder)
+    tokenizer = Tokenizer(llm.folder, llamo.output_rows(text))
     config = llamo_config(llm_config, codec.config.latent_channels)
     params = flatten(llamo.init_motion(config, jax.random.key(seed), text))
     frozen = flatten({"text": text})
@@ -108,10 +109,16 @@ def pretrain(llm_folder: Path, codec: MotionCodec, shards: LatentShards, out: Pa
         rows = tuple(stage.rows.values())
         run = dataclasses.replace(stage.run, seed=stage_seed)
         params = _run_stage(run, rows, config, recipe, params, frozen, iter(loader), out, settings)
-    info = {"trained": True, "stages": [stage.run.name for stage in recipe.stages], "seed": seed, "data": shards.manifest["records"]}
+    info = {"trained": True, "data": _data_facts(shards), "recipe": recipe.to_json() | {"seed": seed}}
     motion = unflatten(jax.tree.map(np.asarray, params))
-    write_bundle(out / "bundle", Bundle(config, text, motion, codec, llm_folder, info))
+    write_bundle(out / "bundle", Bundle(config, text, motion, codec, llm, info))
     return out / "bundle"
+
+
+def _data_facts(shards: LatentShards) -> dict[str, Any]:
+    """What a bundle says of its data: without folders of this machine."""
+    names = ("builder", "licence", "records", "hours")
+    return {name: shards.manifest[name] for name in names if name in shards.manifest}
 
 
 def _run_stage(
@@ -165,8 +172,8 @@ def _moving(records: list[LatentRecord], stage: StageRecipe, codec: MotionCodec)
 class Pretrain:
     """Train the motion side of a model on latent shards, stage by stage, and write a bundle."""
 
-    llm: Path
-    """Hugging Face folder of the LLM."""
+    llm: str
+    """Hugging Face folder of the LLM, or its id on the Hub."""
     vae: Path
     """Folder of the VAE (`vae` in the folder of experiments.train_vae)."""
     latents: Path
@@ -183,7 +190,7 @@ class Pretrain:
     def run(self) -> None:
         recipe = recipe_named(self.recipe)
         require(self.seed >= 0, f"--seed {self.seed}; expected 0 or more")
-        bundle = pretrain(self.llm, read_codec(self.vae), LatentShards(self.latents), self.out, recipe, seed=self.seed)
+        bundle = pretrain(resolve_llm(self.llm), read_codec(self.vae), LatentShards(self.latents), self.out, recipe, seed=self.seed)
         print(f"bundle -> {bundle}, metrics -> {self.out / 'metrics.jsonl'}")
 
 

@@ -11,7 +11,7 @@ Importing this package starts no backend: JAX is first imported by `load`.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llamo_jax.errors import InputError
 from llamo_jax.motion import MotionClip
@@ -23,12 +23,18 @@ __all__ = ["InputError", "MotionClip", "load"]
 __version__ = "0.1.0"
 
 
-def load(path: str | Path) -> "Llamo":
-    """Loads a bundle: a folder made by training or by `llamo convert from-hf`.
+def load(path_or_id: str | Path, *, revision: str | None = None, dtype: Any | None = None, verify: bool = True) -> "Llamo":
+    """Loads a bundle: a folder made by training or by `llamo convert from-hf`, or an id on the Hugging Face Hub.
+
+    Args:
+      path_or_id: a folder, or "owner/name".
+      revision: branch, tag or commit, for ids.
+      dtype: of the text tower and of all activations; None is that of the LLM's files.
+      verify: compare every file with the hash that the bundle has of it.
 
     Raises:
-      InputError: the folder is not a bundle that this version reads.
+      InputError: not a bundle that this version reads, a damaged one, or one that cannot be fetched.
     """
     from llamo_jax.model import Llamo
 
-    return Llamo.from_pretrained(path)
+    return Llamo.from_pretrained(path_or_id, revision=revision, dtype=dtype, verify=verify)

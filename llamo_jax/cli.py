@@ -18,8 +18,8 @@ Positional = tyro.conf.Positional
 class Generate:
     """Generate motion from a sentence, and write it as video, BVH or arrays."""
 
-    bundle: Positional[Path]
-    """Folder of the model."""
+    bundle: Positional[str]
+    """Folder of the model, or its id on the Hugging Face Hub."""
     text: Positional[str]
     """What to do, as a sentence."""
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
@@ -60,8 +60,8 @@ class Generate:
 class Caption:
     """Describe a motion file in words."""
 
-    bundle: Positional[Path]
-    """Folder of the model."""
+    bundle: Positional[str]
+    """Folder of the model, or its id on the Hugging Face Hub."""
     motion: Positional[Path]
     """.bvh of any known skeleton, .npz or .npy (272 features)."""
     json: Path | None = None
@@ -118,10 +118,14 @@ class Inspect:
 class FromHF:
     """Start a bundle from a Hugging Face LLM alone. Its text side works at once; its motion side is untrained."""
 
-    llm: Positional[Path]
-    """Folder with config.json, *.safetensors and the tokenizer."""
+    llm: Positional[str]
+    """Folder with config.json, *.safetensors and the tokenizer, or an id on the Hugging Face Hub, such as HuggingFaceTB/SmolLM2-135M."""
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
     """Folder to write."""
+    revision: str | None = None
+    """Branch, tag or commit, for ids."""
+    llm_storage: Literal["copy", "link", "pin"] = "copy"
+    """How the bundle holds the LLM: a copy, links to its files on this machine, or its id on the Hub with hashes of its files."""
     seed: int = 0
     """Of the motion side's initial weights."""
     debug: bool = False
@@ -130,7 +134,7 @@ class FromHF:
     def run(self) -> None:
         from llamo_jax.convert.from_hf import bundle_from_llm
 
-        bundle_from_llm(self.llm, self.output, seed=self.seed)
+        bundle_from_llm(self.llm, self.output, revision=self.revision, llm_storage=self.llm_storage, seed=self.seed)
         print(f"bundle with an untrained motion side -> {self.output}")
 
 
@@ -184,10 +188,10 @@ def main() -> None:
     run_reporting_mistakes(command.run, debug=command.debug)
 
 
-def _load(path: Path):
+def _load(path_or_id: str):
     import llamo_jax
 
-    return llamo_jax.load(path)
+    return llamo_jax.load(path_or_id)
 
 
 def _require_suffix(path: Path, suffixes: tuple[str, ...] = (".mp4", ".gif", ".png", ".bvh", ".npz", ".npy")) -> None:
@@ -204,20 +208,9 @@ def _report(text: str, figures: object, json_path: Path | None) -> None:
 
 
 def _describe_bundle(path: Path) -> dict[str, object]:
-    from llamo_jax.convert.bundle import read_bundle
-    from llamo_jax.models.layers import count
+    from llamo_jax.convert.bundle import describe
 
-    bundle = read_bundle(path)
-    return {
-        "text parameters": count(bundle.text),
-        "motion parameters": count(bundle.motion),
-        "VAE parameters": count(bundle.codec.params),
-        "text tower": bundle.config.text.to_json(),
-        "motion tower": bundle.config.motion.to_json(),
-        "flow head": bundle.config.flow.to_json(),
-        "motion VAE": bundle.codec.config.to_json(),
-        **bundle.info,
-    }
+    return describe(path)
 
 
 def _compact(value: object) -> str:

@@ -187,7 +187,8 @@ class MotionVAEConfig(Config):
         require(len(self.dilations) > 0 and min(self.dilations) > 0, f"MotionVAEConfig.dilations is {self.dilations}; expected positive")
         require(self.sigma_max >= 0, f"MotionVAEConfig.sigma_max is {self.sigma_max}; expected 0 or more")
         require(self.activation in ("silu", "relu"), f'MotionVAEConfig.activation is "{self.activation}"; expected "silu" or "relu"')
-        require(self.upsampling in ("linear", "nearest"), f'MotionVAEConfig.upsampling is "{self.upsampling}"; expected "linear" or "nearest"')
+        kinds = ("linear", "nearest")
+        require(self.upsampling in kinds, f'MotionVAEConfig.upsampling is "{self.upsampling}"; expected "linear" or "nearest"')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,16 +1,18 @@
 """`llamo_jax.load(path)`: a whole model for a person to hold."""
 
 import math
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from llamo_jax.convert.bundle import Bundle, read_bundle, write_bundle
+from llamo_jax.convert import hub
+from llamo_jax.convert.bundle import Bundle, LLMStorage, read_bundle, write_bundle
 from llamo_jax.errors import InputError
 from llamo_jax.inference.generate import SamplingConfig, generate_latents
 from llamo_jax.inference.text import caption_tokens, complete_tokens
@@ -31,17 +33,55 @@ class Llamo:
         self.bundle = bundle
         self.config = bundle.config
         self.codec = bundle.codec
-        self.tokenizer = Tokenizer(bundle.llm_folder, llamo.output_rows(bundle.text))
+        self.tokenizer = Tokenizer(bundle.llm.folder, llamo.output_rows(bundle.text))
         self._params = llamo.decoding_params({"text": bundle.text, **bundle.motion})
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> Self:
-        """Reads a bundle; raises InputError where it is not one."""
-        return cls(read_bundle(path))
+    def from_pretrained(
+        cls, path_or_id: str | Path, *, revision: str | None = None, dtype: Any | None = None, verify: bool = True
+    ) -> Self:
+        """Reads a bundle.
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Writes the bundle to a folder, whole or not at all."""
-        write_bundle(path, self.bundle)
+        Args:
+          path_or_id: a folder, or an id on the Hugging Face Hub ("owner/name"), from where it is fetched once.
+          revision: branch, tag or commit, for ids.
+          dtype: of the text tower and of all activations; None is that of the LLM's files. On a CPU float32 is fastest.
+          verify: compare every file with the hash that the bundle has of it.
+
+        Raises:
+          InputError: not a bundle, a damaged one, or one that cannot be fetched.
+        """
+        return cls(read_bundle(hub.resolve(path_or_id, ("*",), revision).folder, dtype=dtype, verify=verify))
+
+    def save_pretrained(self, path: str | Path, *, llm_storage: LLMStorage = "copy") -> None:
+        """Writes the bundle to a folder, whole or not at all; with a copy of the LLM, links to it, or its id and hashes ("pin")."""
+        write_bundle(path, self.bundle, llm_storage=llm_storage)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload LLaMo bundle",
+        llm_storage: LLMStorage = "copy",
+    ) -> str:
+        """Uploads the bundle with its card to the Hugging Face Hub, and returns the commit's URL.
+
+        Args:
+          repo_id: "owner/name"; made if it is not there.
+          private: whether a new repository is; None is the owner's default.
+          token: of the Hub; None is that of `hf auth login`.
+          commit_message: of the one commit.
+          llm_storage: "pin" leaves the LLM where it is on the Hub.
+
+        Raises:
+          InputError: not logged in, not allowed, no network, or an LLM that is to be pinned and is not from the Hub.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = Path(folder) / "bundle"
+            self.save_pretrained(bundle, llm_storage=llm_storage)
+            return hub.push(bundle, repo_id, private=private, token=token, message=commit_message)
 
     def generate(
         self,
@@ -152,7 +192,7 @@ class Llamo:
     def _require_trained(self) -> None:
         if not self.bundle.info.get("trained"):
             raise InputError(
-                f"{self.bundle.llm_folder.parent}: this bundle was made from an LLM alone and knows no motion yet; "
+                "this bundle was made from an LLM alone and knows no motion yet; "
                 "train it with `python -m experiments.pretrain`"
             )
 

@@ -16,6 +16,7 @@ import pytest
 import llamo_jax
 from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig, MotionVAEConfig
 from llamo_jax.convert.bundle import Bundle, write_bundle
+from llamo_jax.convert.hub import Source
 from llamo_jax.convert.huggingface import load_llm, save_llm
 from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.model import Llamo
@@ -77,7 +78,7 @@ def bundle(llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         latent_std=np.ones(4, np.float32),
     )
     path = tmp_path_factory.mktemp("bundles") / "bundle"
-    write_bundle(path, Bundle(model, text, motion, codec, llm_folder, {"trained": True}))
+    write_bundle(path, Bundle(model, text, motion, codec, Source(llm_folder), {"trained": True}))
     return path
 
 

@@ -164,7 +164,7 @@ def test_mistakes_with_a_bundle_are_told(mistake: Callable, bundle: Path, llm_fo
     broken = Path(shutil.copytree(bundle, tmp_path / "broken"))
     tensors = load_file(broken / "motion.safetensors")
     save_file(tensors | {"surplus": np.zeros(1, np.float32)}, broken / "motion.safetensors")
-    assert "1 tensors too many: surplus" in mistake("caption", broken, bvh)
+    assert "1 tensors unexpected: surplus" in mistake("caption", broken, bvh)
     bert = Path(shutil.copytree(llm_folder, tmp_path / "bert"))
     config = json.loads((bert / "config.json").read_text()) | {"architectures": ["BertModel"]}
     (bert / "config.json").write_text(json.dumps(config))

@@ -39,7 +39,8 @@ def build_bandai_namco(source: str | Path, out: str | Path, *, min_takes: int = 
     rejections = Rejections()
     takes = find_takes(Path(source), rejections, min_takes)
     where = str(Path(source).resolve())
-    return build(out, takes, rejections, builder="bandai_namco", source=where, workers=workers, check=contradiction)
+    names = {"builder": "bandai_namco", "source": where, "licence": "CC BY-NC 4.0"}
+    return build(out, takes, rejections, **names, workers=workers, check=contradiction)
 
 
 def contradiction(record: MotionRecord) -> Rejected | None:

@@ -48,7 +48,8 @@ def build_bvh_folder(source: str | Path, out: str | Path, *, captions: str | Pat
     source = Path(source)
     rejections = Rejections()
     takes = find_takes(source, Path(captions) if captions else source / "captions.json", rejections)
-    return build(out, takes, rejections, builder="bvh", source=str(source.resolve()), workers=workers)
+    names = {"builder": "bvh", "source": str(source.resolve()), "licence": "that of the recordings"}
+    return build(out, takes, rejections, **names, workers=workers)
 
 
 def find_takes(source: Path, captions: Path, rejections: Rejections) -> list[Take]:

@@ -37,6 +37,7 @@ def build_synthetic(out: str | Path, *, num_clips: int = 2000, seed: int = 0) ->
         {split: _drained(records[split]) for split in SPLITS},
         builder="synthetic",
         source=f"procedural corpus, {num_clips} clips, seed {seed}",
+        licence="none: motion and captions are computed",
         details=rejections.to_json,
     )
     return MotionShards(out)

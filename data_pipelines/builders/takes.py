@@ -147,6 +147,7 @@ def build(
     *,
     builder: str,
     source: str,
+    licence: str,
     workers: int = 2,
     check: Check | None = None,
 ) -> MotionShards:
@@ -158,6 +159,7 @@ def build(
       rejections: what was left out before, and takes note of what is left out here.
       builder: name of the builder, for the manifest.
       source: where the takes come from, in words.
+      licence: of the takes, in words.
       workers: processes.
       check: a function of a module (it goes to other processes) that finds fault with a record, or None.
 
@@ -182,6 +184,7 @@ def build(
             {split: records(split) for split in SPLITS},
             builder=builder,
             source=source,
+            licence=licence,
             details=lambda: {"takes": len(takes), **rejections.to_json()},
         )
     return MotionShards(out)

@@ -1,49 +1,86 @@
-"""Llama checkpoints of Hugging Face <-> text towers.
+"""LLMs of the Llama family in Hugging Face's format <-> text towers, exactly.
 
-One table of names serves both directions. Weights are stored [out, in] on both sides and rotary halves are split the same way, so nothing
-is transposed or permuted: a layer's tensors are only stacked.
+Tensor names are `layout.LLM`'s. Weights keep the type that they are stored in unless another is asked for.
 """
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from jax.sharding import Mesh
 
 from llamo_jax.config import LLMConfig, RopeScaling
+from llamo_jax.convert import hub, layout
+from llamo_jax.convert.layout import Leaf
+from llamo_jax.convert.weights import Weights, declared, write_sharded
 from llamo_jax.errors import InputError
 from llamo_jax.files import read_json, write_json
 from llamo_jax.models import llamo
-from llamo_jax.models.layers import abstract
-from llamo_jax.trees import flatten, unflatten
+from llamo_jax.models.layers import abstract, logical_axes
+from llamo_jax.sharding import param_shardings
+from llamo_jax.trees import flatten
 
-ARCHITECTURES = ("LlamaForCausalLM",)
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "chat_template.jinja")
-
-# Our path -> Hugging Face name; {} is the layer.
-NAMES = {
-    "embed": "model.embed_tokens.weight",
-    "norm": "model.norm.weight",
-    "head": "lm_head.weight",
-    "layers/attn_norm": "model.layers.{}.input_layernorm.weight",
-    "layers/attn/q": "model.layers.{}.self_attn.q_proj.weight",
-    "layers/attn/k": "model.layers.{}.self_attn.k_proj.weight",
-    "layers/attn/v": "model.layers.{}.self_attn.v_proj.weight",
-    "layers/attn/o": "model.layers.{}.self_attn.o_proj.weight",
-    "layers/ffn_norm": "model.layers.{}.post_attention_layernorm.weight",
-    "layers/ffn/gate": "model.layers.{}.mlp.gate_proj.weight",
-    "layers/ffn/up": "model.layers.{}.mlp.up_proj.weight",
-    "layers/ffn/down": "model.layers.{}.mlp.down_proj.weight",
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
 }
+"""Architecture in a config.json -> family. SmolLM2 and Qwen2.5 are the first and the third."""
+
+WEIGHT_FILES = ("*.safetensors", "model.safetensors.index.json")
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json",
+    "merges.txt", "chat_template.jinja",
+)  # fmt: skip
+FILES = ("config.json", "generation_config.json", *WEIGHT_FILES, *TOKENIZER_FILES)
+"""What an LLM's folder is made of; everything else in it (other formats, pictures, licences) is left where it is."""
+
+_DUPLICATE_HEAD = "lm_head.weight"
+_BUFFERS = ".self_attn.rotary_emb.inv_freq"  # checkpoints of 2023 stored these, which the config gives
+
+
+def resolve_llm(path_or_id: str | Path, revision: str | None = None) -> hub.Source:
+    """The folder of an LLM: a path, or an id on the Hugging Face Hub.
+
+    Raises:
+      InputError: as `hub.resolve`.
+    """
+    return hub.resolve(path_or_id, FILES, revision)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of `FILES` that an LLM's folder has; of weights those that are read."""
+    names = {path.name for pattern in FILES for path in folder.glob(pattern)}
+    weights = {path.name for path in weight_files(folder)}
+    return [folder / name for name in sorted(names) if not name.endswith(".safetensors") or name in weights]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: those that its index names, else model.safetensors.
+
+    Raises:
+      InputError: a damaged index, or no such file.
+    """
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.exists():
+        values = read_json(index)
+        found = values.get("weight_map") if isinstance(values, dict) else None
+        if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
+            raise InputError(f'{index}: no "weight_map" of tensor names to files; the download may be damaged')
+        names = sorted(set(found.values()))
+    for name in names:
+        if Path(name).name != name:
+            raise InputError(f'{index}: names the file "{name}"; expected files beside it')
+        if not (folder / name).exists():
+            raise InputError(f"{folder / name}: no such file; expected the model's weights as safetensors (other formats are not read)")
+    return [folder / name for name in names]
 
 
 def read_config(folder: Path) -> LLMConfig:
-    """The architecture in a Hugging Face `config.json`, in its old (`rope_scaling`) or new (`rope_parameters`) layout.
+    """The architecture in a Hugging Face `config.json`, in its old (`rope_theta`, `rope_scaling`) or new (`rope_parameters`) layout.
 
     Raises:
       InputError: no such file, or an architecture or option that this project does not run.
@@ -52,17 +89,19 @@ def read_config(folder: Path) -> LLMConfig:
     values = read_json(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: found {type(values).__name__}, expected an object; is this the config.json of a model?")
-    found = values.get("architectures") or ["none"]
-    if found[0] not in ARCHITECTURES:
-        raise InputError(f'{path}: architecture "{found[0]}" is not supported; expected one of {", ".join(ARCHITECTURES)}')
-    for option in ("attention_bias", "mlp_bias"):
-        if values.get(option):
-            raise InputError(f"{path}: {option} is true; biases in the projections are not supported")
+    name = (values.get("architectures") or ["none"])[0]
+    if name not in ARCHITECTURES:
+        raise InputError(f'{path}: architecture "{name}" is not supported; expected one of {", ".join(ARCHITECTURES)}')
+    family = ARCHITECTURES[name]
     if (activation := values.get("hidden_act", "silu")) != "silu":
         raise InputError(f'{path}: hidden_act is "{activation}"; expected "silu"')
-    rope = {"rope_theta": values.get("rope_theta", 10000.0)} | (values.get("rope_parameters") or values.get("rope_scaling") or {})
+    if "quantization_config" in values:
+        raise InputError(f"{path}: the weights are quantised; expected those of the original model, in bfloat16, float16 or float32")
+    bias = bool(values.get("attention_bias", False))
     try:
         heads = values["num_attention_heads"]
+        rope = _rope(values, path)
+        scaling = _read_rope_scaling(rope, path)
         found = dict(
             vocab_size=values["vocab_size"],
             width=values["hidden_size"],
@@ -72,17 +111,29 @@ def read_config(folder: Path) -> LLMConfig:
             head_dim=values.get("head_dim") or values["hidden_size"] // heads,
             ffn_width=values["intermediate_size"],
             rope_theta=float(rope["rope_theta"]),
-            rope_scaling=_read_rope_scaling(rope, path),
-            norm_eps=values.get("rms_norm_eps", 1e-6),
+            rope_scaling=None if scaling is None else scaling.to_json(),
+            norm_eps=values["rms_norm_eps"],
             tie_embeddings=values.get("tie_word_embeddings", False),
-            max_positions=values.get("max_position_embeddings", 2048),
+            max_positions=values["max_position_embeddings"],
+            family=family,
+            qkv_bias=family == "qwen2" or bias,
+            output_bias=family != "qwen2" and bias,
+            ffn_bias=bool(values.get("mlp_bias", False)),
+            qk_norm=family == "qwen3",
+            sliding_window=_sliding_window(values, family, path),
         )
-        scaling = found["rope_scaling"]
-        return LLMConfig.from_json(found | {"rope_scaling": None if scaling is None else scaling.to_json()})
+        return LLMConfig.from_json(found)
     except KeyError as error:
-        raise InputError(f"{path}: the field {error} is missing; expected the config.json of a Llama model") from error
-    except (TypeError, ValueError) as error:  # InputError included: it names the field, and here the file
+        raise InputError(f"{path}: {error} is missing; expected the config.json of a model of the Llama family") from error
+    except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _rope(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    rope = {"rope_theta": values.get("rope_theta", 10000.0)} | (values.get("rope_parameters") or values.get("rope_scaling") or {})
+    if any(isinstance(value, dict) for value in rope.values()) or rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise InputError(f"{path}: rotary embeddings that differ between layers or turn a part of each head are not supported")
+    return rope
 
 
 def _read_rope_scaling(rope: dict[str, Any], path: Path) -> RopeScaling | None:
@@ -97,45 +148,104 @@ def _read_rope_scaling(rope: dict[str, Any], path: Path) -> RopeScaling | None:
     raise InputError(f'{path}: rope type "{kind}" is not supported; expected default, linear or llama3')
 
 
-def load_llm(folder: str | Path) -> tuple[LLMConfig, dict[str, Any]]:
-    """Reads a Hugging Face folder (config.json, *.safetensors): its config and its weights, as a text tower in their own dtype.
+def _sliding_window(values: dict[str, Any], family: str, path: Path) -> int | None:
+    """The window of all layers. Qwen's configs name one that is switched off, or that begins behind the last layer."""
+    window = values.get("sliding_window")
+    if family == "llama" or window is None or (family != "mistral" and not values.get("use_sliding_window", False)):
+        return None
+    layers = values["num_hidden_layers"]
+    first = 0 if family == "mistral" else values.get("max_window_layers", 28)
+    kinds = values.get("layer_types") or ["full_attention"] * first + ["sliding_attention"] * (layers - first)
+    kinds = set(kinds[:layers])
+    if len(kinds) > 1:
+        raise InputError(f"{path}: some layers have a sliding window and some have not; expected one kind of attention in all of them")
+    return window if kinds == {"sliding_attention"} else None
+
+
+def load_llm(folder: str | Path, *, dtype: Any | None = None, mesh: Mesh | None = None) -> tuple[LLMConfig, dict[str, Any]]:
+    """Reads a Hugging Face folder (config.json, *.safetensors): its config and its weights, as a text tower.
+
+    The host holds one leaf at a time beside what its own devices hold; with a mesh of several hosts, each reads its part of the files.
+
+    Args:
+      folder: of the LLM.
+      dtype: of the tower; None keeps the files'.
+      mesh: to place the tower on, by the rules of `sharding`; None is the default device.
 
     Raises:
-      InputError: not such a folder, an unsupported architecture, or a tensor that is missing, left over or of the wrong shape.
+      InputError: not such a folder, an unsupported architecture, or tensors that are missing, left over or of the wrong shape.
     """
     folder = Path(folder)
+    config, expected, weights = _open(folder)
+    with weights:
+        if config.tie_embeddings and _DUPLICATE_HEAD in weights.names:
+            _require_tied(weights, config, folder)
+        shardings = None
+        if mesh is not None:
+            shapes = {path: leaf.shape for path, leaf in flatten(abstract(lambda rngs: llamo.LLM(rngs, config))).items()}
+            shardings = param_shardings(logical_axes(lambda rngs: llamo.LLM(rngs, config)), shapes, mesh)
+        return config, weights.tree(expected, shardings, None if dtype is None else np.dtype(dtype))
+
+
+def holds(folder: Path, text: dict[str, Any]) -> bool:
+    """Whether a Hugging Face folder has the very weights of a text tower, bit for bit (once they are of its type)."""
+    _, expected, weights = _open(folder)
+    own = flatten(text)
+    with weights:
+        if {leaf.path for leaf in expected} != own.keys():
+            return False
+        for leaf in expected:
+            array = jax.numpy.asarray(own[leaf.path])
+            for shard in array.addressable_shards:
+                there = weights.read(leaf, shard.index, np.dtype(array.dtype))
+                if there.shape != shard.data.shape or not np.array_equal(there.view(np.uint8), np.asarray(shard.data).view(np.uint8)):
+                    return False
+    return True
+
+
+def require_llm(folder: Path) -> LLMConfig:
+    """The config of a checkpoint whose headers promise the tensors that it asks for.
+
+    Raises:
+      InputError: as `load_llm`.
+    """
+    config, _, weights = _open(folder)
+    weights.close()
+    return config
+
+
+def _open(folder: Path) -> tuple[LLMConfig, list[Leaf], Weights]:
+    """A checkpoint whose tensors are those that its config asks for; nothing but headers has been read."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected a Hugging Face model folder with config.json and *.safetensors")
     config = read_config(folder)
-    expected = flatten(abstract(lambda rngs: llamo.LLM(rngs, config)))
-    wanted = {name: path for path in expected for name in _names(path, config)}
-    tensors: dict[str, np.ndarray] = {}
-    for name, tensor in _tensors(folder):
-        if name in wanted:
-            tensors[name] = tensor
-        elif not (config.tie_embeddings and name == NAMES["head"]) and not name.endswith("rotary_emb.inv_freq"):
-            raise InputError(f'{folder}: unexpected tensor "{name}"; the config names no such part of a Llama model')
-    if missing := sorted(set(wanted) - set(tensors)):
-        raise InputError(f"{folder}: {len(missing)} tensors are missing, the first is {missing[0]}; the download may be incomplete")
-    flat = {}
-    for path, leaf in expected.items():
-        parts = [tensors[name] for name in _names(path, config)]
-        shape = leaf.shape[1:] if path.startswith("layers/") else leaf.shape
-        for name, part in zip(_names(path, config), parts, strict=True):
-            if part.shape != shape:
-                raise InputError(f'{folder}: tensor "{name}" has shape {part.shape}; the config asks for {shape}')
-        flat[path] = jax.numpy.asarray(np.stack(parts) if path.startswith("layers/") else parts[0])
-    return config, unflatten(flat)
+    expected = declared(layout.LLM, lambda rngs: llamo.LLM(rngs, config))
+    weights = Weights(weight_files(folder))
+    try:
+        buffers = {name for name in weights.names if name.endswith(_BUFFERS)}
+        weights.require(expected, folder, ignored=buffers | ({_DUPLICATE_HEAD} if config.tie_embeddings else set()))
+    except InputError:
+        weights.close()
+        raise
+    return config, expected, weights
+
+
+def _require_tied(weights: Weights, config: LLMConfig, folder: Path) -> None:
+    """A tied head that is stored too says the same as the embeddings, or else the config is wrong."""
+    shape = (config.vocab_size, config.width)
+    embed = Leaf("embed", ("model.embed_tokens.weight",), shape, None, False)
+    head = Leaf("head", (_DUPLICATE_HEAD,), shape, None, False)
+    weights.require([embed, head], folder, ignored=weights.names)
+    for start in range(0, config.vocab_size, 4096):
+        rows = (slice(start, start + 4096), slice(None))
+        if not np.array_equal(weights.read(embed, rows).view(np.uint8), weights.read(head, rows).view(np.uint8)):
+            raise InputError(f"{folder}: tie_word_embeddings is true, and {_DUPLICATE_HEAD} is not the embeddings; expected the same")
 
 
 def save_llm(folder: str | Path, config: LLMConfig, text: dict[str, Any], *, bos_id: int, eos_id: int) -> None:
-    """Writes a text tower into an existing folder as a Hugging Face model (config.json and model.safetensors)."""
+    """Writes a text tower into an existing folder as a Hugging Face model (config.json and safetensors files of at most 5 GB)."""
     folder = Path(folder)
-    tensors = {}
-    for path, leaf in flatten(text).items():
-        parts = list(leaf) if path.startswith("layers/") else [leaf]
-        tensors |= {name: np.ascontiguousarray(part) for name, part in zip(_names(path, config), parts, strict=True)}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_sharded(folder, flatten(text), layout.LLM)
     rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": "default"}
     if (scaling := config.rope_scaling) is not None:
         rope |= {"rope_type": scaling.kind, "factor": scaling.factor}
@@ -145,39 +255,22 @@ def save_llm(folder: str | Path, config: LLMConfig, text: dict[str, Any], *, bos
                 "high_freq_factor": scaling.high_freq_factor,
                 "original_max_position_embeddings": scaling.original_positions,
             }
+    architecture = next(name for name, family in ARCHITECTURES.items() if family == config.family)
     values = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": config.vocab_size,
+        "architectures": [architecture], "model_type": config.family, "hidden_act": "silu", "vocab_size": config.vocab_size,
         "hidden_size": config.width, "num_hidden_layers": config.num_layers, "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim, "intermediate_size": config.ffn_width,
         "rope_parameters": rope, "rms_norm_eps": config.norm_eps, "tie_word_embeddings": config.tie_embeddings,
-        "max_position_embeddings": config.max_positions, "attention_bias": False, "mlp_bias": False,
-        "bos_token_id": bos_id, "eos_token_id": eos_id, "dtype": str(text["embed"].dtype),
-    }  # fmt: skip
+        "max_position_embeddings": config.max_positions, "bos_token_id": bos_id, "eos_token_id": eos_id, "dtype": str(text["embed"].dtype),
+    } | _family_options(config)  # fmt: skip
     write_json(folder / "config.json", values)
 
 
-def _names(path: str, config: LLMConfig) -> list[str]:
-    name = NAMES[path]
-    return [name.format(layer) for layer in range(config.num_layers)] if "{}" in name else [name]
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor of the folder's safetensors files; those of a sharded checkpoint are the ones that its index names."""
-    index = folder / "model.safetensors.index.json"
-    files = {"model": "model.safetensors"}
-    if index.exists():
-        values = read_json(index)
-        files = values.get("weight_map") if isinstance(values, dict) else None
-        if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
-            raise InputError(f'{index}: no "weight_map" of tensor names to files; the download may be damaged')
-    for file in sorted(set(files.values())):
-        path = folder / file
-        if not path.exists():
-            raise InputError(f"{path}: no such file; expected the model's weights as safetensors (other formats are not read)")
-        try:
-            # framework "flax" reads bfloat16 as ml_dtypes, which plain NumPy reading refuses.
-            with safe_open(path, framework="flax") as handle:
-                for name in handle.keys():  # noqa: SIM118 (a handle is no dict)
-                    yield name, np.asarray(handle.get_tensor(name))
-        except (SafetensorError, json.JSONDecodeError, OSError) as error:
-            raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+def _family_options(config: LLMConfig) -> dict[str, Any]:
+    window = config.sliding_window
+    if config.family == "llama":
+        return {"attention_bias": config.qkv_bias, "mlp_bias": config.ffn_bias}
+    if config.family == "mistral":
+        return {"sliding_window": window}
+    options = {"use_sliding_window": window is not None, "sliding_window": window, "max_window_layers": 0 if window else config.num_layers}
+    return options if config.family == "qwen2" else options | {"attention_bias": config.qkv_bias}

@@ -1,8 +1,8 @@
 """What tensors are called in files: one table of rules, for reading and for writing.
 
 In memory a model is a tree of paths (`motion/layers/attn/q`) with the layers stacked. In files it is what PyTorch and Hugging Face users
-expect: one tensor a layer, their names, their axes. Weights of linear layers are [out, in] on both sides and rotary halves are split the same
-way, so that nothing is permuted but convolutions: [out, in, kernel] in files, [out, kernel, in] in memory.
+expect: one tensor a layer, their names, their axes. Weights of linear layers are [out, in] on both sides and rotary halves are split the
+same way, so that nothing is permuted but convolutions: [out, in, kernel] in files, [out, kernel, in] in memory.
 """
 
 import re

@@ -9,18 +9,24 @@ from llamo_jax.config import LLMConfig
 
 
 def rope_frequencies(config: LLMConfig) -> np.ndarray:
-    """Angular frequencies [H / 2] of the rotary embedding, in float32 as Hugging Face computes them."""
+    """Angular frequencies [H / 2] of the rotary embedding in float32, in transformers' order of operations.
+
+    A last bit that differs is 0.004 radians at position 100,000. Powers are rounded once, from float64; PyTorch's are the same but for one
+    or two of the frequencies of some models.
+    """
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    frequencies = (1.0 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
+    powers = (config.rope_theta ** exponents.astype(np.float64)).astype(np.float32)
+    frequencies = np.float32(1.0) / powers
     scaling = config.rope_scaling
     if scaling is None:
         return frequencies
     if scaling.kind == "linear":
         return frequencies / np.float32(scaling.factor)
-    wavelengths = 2 * np.pi / frequencies
-    blend = (scaling.original_positions / wavelengths - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    blend = np.clip(blend, 0.0, 1.0)
-    return ((1 - blend) * frequencies / scaling.factor + blend * frequencies).astype(np.float32)
+    wavelengths = np.float32(2 * np.pi) / frequencies
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    blend = (scaling.original_positions / wavelengths - low) / (high - low)
+    blended = (1 - blend) * frequencies / scaling.factor + blend * frequencies
+    return np.where(blend < 0, frequencies / scaling.factor, np.where(blend > 1, frequencies, blended)).astype(np.float32)
 
 
 def rope(x: Float[Array, "B T N H"], positions: Int[Array, "B T"], frequencies: np.ndarray) -> Float[Array, "B T N H"]:
@@ -36,12 +42,14 @@ def causal_mask(
     key_positions: Int[Array, "B S"],
     query_segments: Int[Array, "B T"],
     key_segments: Int[Array, "B S"],
+    window: int | None = None,
 ) -> Bool[Array, "B T S"]:
-    """True where a query may look: at keys of its own sample, not later in time.
+    """True where a query may look: at keys of its own sample, not later in time, less than `window` positions back.
 
     Segment 0 is padding. It sees itself, so that no row of the softmax is empty, and is seen by nothing else.
     """
-    before = query_positions[:, :, None] >= key_positions[:, None, :]
+    distance = query_positions[:, :, None] - key_positions[:, None, :]
+    before = distance >= 0 if window is None else (distance >= 0) & (distance < window)
     return before & (query_segments[:, :, None] == key_segments[:, None, :])
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from llamo_jax.sharding import Axes
-from llamo_jax.trees import flatten
+from llamo_jax.trees import flatten, unflatten
 
 
 def param(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, *, std: float = 0.0, mean: float = 0.0) -> nnx.Param:
@@ -42,6 +42,13 @@ def dot(x: Float[Array, "... I"], weight: Float[Array, "O I"]) -> Float[Array, "
     return jax.lax.dot_general(x, weight.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())))
 
 
+def affine(p: dict, name: str, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
+    """The projection `name` of an attention or feed-forward layer, with its bias where the LLM has one."""
+    y = dot(x, p[name])
+    bias = p.get(f"{name}_bias")
+    return y if bias is None else y + bias.astype(y.dtype)
+
+
 def rms_norm(weight: Float[Array, " D"], x: Float[Array, "... D"], eps: float) -> Float[Array, "... D"]:
     """Root-mean-square normalisation in float32, scaled in the dtype of x (the order of Hugging Face's Llama)."""
     x32 = x.astype(jnp.float32)
@@ -56,9 +63,17 @@ def layer_norm(x: Float[Array, "... D"], eps: float = 1e-6) -> Float[Array, "...
     return (x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps)).astype(x.dtype)
 
 
-def init(declare: Callable[[nnx.Rngs], nnx.Module], key: jax.Array) -> dict[str, Any]:
-    """The parameter tree that a module declares, as a nested dict of float32 arrays, made in one compiled call."""
-    return jax.jit(lambda key: _values(declare(nnx.Rngs(key))))(key)
+def init(declare: Callable[[nnx.Rngs], nnx.Module], key: jax.Array, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The parameter tree that a module declares, as a nested dict of float32 arrays, made in one compiled call.
+
+    Paths that begin with one of `without` are neither computed nor returned; the others are what they would be with them.
+    """
+
+    def values(key: jax.Array) -> dict[str, Any]:
+        flat = flatten(_values(declare(nnx.Rngs(key))))
+        return unflatten({path: leaf for path, leaf in flat.items() if not path.startswith(without)})
+
+    return jax.jit(values)(key)
 
 
 def abstract(declare: Callable[[nnx.Rngs], nnx.Module]) -> dict[str, Any]:

@@ -54,8 +54,9 @@ def init_motion(config: LlamoConfig, key: jax.Array, text: Params) -> Params:
 
     Where the shapes of the towers agree, the motion tower starts as a copy of the text tower, else at random.
     """
-    params = init(lambda rngs: Motion(rngs, config), key)
-    if (config.motion.width, config.motion.ffn_width) == (config.text.width, config.text.ffn_width):
+    copied = (config.motion.width, config.motion.ffn_width) == (config.text.width, config.text.ffn_width)
+    params = init(lambda rngs: Motion(rngs, config), key, without=("motion/layers", "motion/norm") if copied else ())
+    if copied:
         params["motion"]["layers"] = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), text["layers"])
         params["motion"]["norm"] = jnp.array(text["norm"], jnp.float32)
     return params

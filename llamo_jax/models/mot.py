@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from llamo_jax.config import LLMConfig
 from llamo_jax.models.attention import attention, causal_mask, rope, rope_frequencies
 from llamo_jax.models.cache import KVCache
-from llamo_jax.models.layers import dot, param, rms_norm
+from llamo_jax.models.layers import affine, param, rms_norm
 
 
 class Stream(NamedTuple):
@@ -34,24 +34,41 @@ class _Attention(nnx.Module):
         self.k = param(rngs, (layers, kv_dim, width), ("layers", "kv_heads", "embed"), std=std)
         self.v = param(rngs, (layers, kv_dim, width), ("layers", "kv_heads", "embed"), std=std)
         self.o = param(rngs, (layers, width, q_dim), ("layers", "embed", "heads"), std=out_std)
+        if config.qkv_bias:
+            self.q_bias = param(rngs, (layers, q_dim), ("layers", "heads"))
+            self.k_bias = param(rngs, (layers, kv_dim), ("layers", "kv_heads"))
+            self.v_bias = param(rngs, (layers, kv_dim), ("layers", "kv_heads"))
+        if config.output_bias:
+            self.o_bias = param(rngs, (layers, width), ("layers", "embed"))
+        if config.qk_norm:
+            self.q_norm = param(rngs, (layers, config.head_dim), ("layers", None), mean=1.0)
+            self.k_norm = param(rngs, (layers, config.head_dim), ("layers", None), mean=1.0)
 
 
 class _FeedForward(nnx.Module):
-    def __init__(self, rngs: nnx.Rngs, layers: int, width: int, ffn_width: int):
+    def __init__(self, rngs: nnx.Rngs, config: LLMConfig, width: int, ffn_width: int):
+        layers = config.num_layers
         std, out_std = width**-0.5, ffn_width**-0.5 * (2 * layers) ** -0.5
         self.gate = param(rngs, (layers, ffn_width, width), ("layers", "ffn", "embed"), std=std)
         self.up = param(rngs, (layers, ffn_width, width), ("layers", "ffn", "embed"), std=std)
         self.down = param(rngs, (layers, width, ffn_width), ("layers", "embed", "ffn"), std=out_std)
+        if config.ffn_bias:
+            self.gate_bias = param(rngs, (layers, ffn_width), ("layers", "ffn"))
+            self.up_bias = param(rngs, (layers, ffn_width), ("layers", "ffn"))
+            self.down_bias = param(rngs, (layers, width), ("layers", "embed"))
 
 
 class Tower(nnx.Module):
-    """The layers of one tower, stacked on a leading axis. Outputs to the residual stream start 1 / sqrt(2 layers) smaller."""
+    """The layers of one tower, stacked on a leading axis. Outputs to the residual stream start 1 / sqrt(2 layers) smaller.
+
+    Both towers have the LLM's options (biases, norms of queries and keys), so that one can start as the other's copy.
+    """
 
     def __init__(self, rngs: nnx.Rngs, config: LLMConfig, width: int, ffn_width: int):
         self.attn_norm = param(rngs, (config.num_layers, width), ("layers", "embed"), mean=1.0)
         self.attn = _Attention(rngs, config, width)
         self.ffn_norm = param(rngs, (config.num_layers, width), ("layers", "embed"), mean=1.0)
-        self.ffn = _FeedForward(rngs, config.num_layers, width, ffn_width)
+        self.ffn = _FeedForward(rngs, config, width, ffn_width)
 
 
 def forward(
@@ -81,7 +98,7 @@ def forward(
     """
     frequencies = rope_frequencies(config)
     if motion is None:
-        mask = causal_mask(text.positions, text.positions, text.segments, text.segments)
+        mask = causal_mask(text.positions, text.positions, text.segments, text.segments, config.sliding_window)
 
         def text_layer(x: Array, layer: dict) -> tuple[Array, None]:
             q, k, v = project(layer, x, text.positions, config, frequencies)
@@ -91,9 +108,9 @@ def forward(
 
     positions = jnp.concatenate([text.positions, motion.positions], 1)
     segments = jnp.concatenate([text.segments, motion.segments], 1)
-    motion_mask = causal_mask(motion.positions, positions, motion.segments, segments)
+    motion_mask = causal_mask(motion.positions, positions, motion.segments, segments, config.sliding_window)
     seen_positions, seen_segments = (text.positions, text.segments) if text_first else (positions, segments)
-    text_mask = causal_mask(text.positions, seen_positions, text.segments, seen_segments)
+    text_mask = causal_mask(text.positions, seen_positions, text.segments, seen_segments, config.sliding_window)
     text_x = jax.lax.stop_gradient(text.x) if text_first else text.x
 
     def layer(xs: tuple[Array, Array], layers: tuple[dict, dict]) -> tuple[tuple[Array, Array], None]:
@@ -120,7 +137,7 @@ def forward_cached(
     """
     frequencies = rope_frequencies(config)
     cache = cache.advance(stream.positions, stream.segments)
-    mask = causal_mask(stream.positions, cache.positions, stream.segments, cache.segments)
+    mask = causal_mask(stream.positions, cache.positions, stream.segments, cache.segments, config.sliding_window)
     x = stream.x
     for index, layer in enumerate(layers):
         q, k, v = project(layer, x, stream.positions, config, frequencies)
@@ -133,16 +150,23 @@ def project(
     layer: dict, x: Float[Array, "B T D"], positions: Int[Array, "B T"], config: LLMConfig, frequencies: Any
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Rotated queries and keys, and values, of one layer."""
+    p = layer["attn"]
     h = rms_norm(layer["attn_norm"], x, config.norm_eps)
-    q, k, v = (dot(h, layer["attn"][name]).reshape(*h.shape[:2], -1, config.head_dim) for name in "qkv")
+    q, k, v = (affine(p, name, h).reshape(*h.shape[:2], -1, config.head_dim) for name in "qkv")
+    if config.qk_norm:
+        q, k = rms_norm(p["q_norm"], q, config.norm_eps), rms_norm(p["k_norm"], k, config.norm_eps)
     return rope(q, positions, frequencies), rope(k, positions, frequencies), v
 
 
 def finish(layer: dict, x: Float[Array, "B T D"], mixed: Float[Array, "B T N H"], config: LLMConfig) -> Float[Array, "B T D"]:
-    """The rest of a Llama layer after attention: output projection, then the SwiGLU feed-forward, both residual."""
-    x = x + dot(mixed.reshape(*mixed.shape[:2], -1), layer["attn"]["o"])
-    h = rms_norm(layer["ffn_norm"], x, config.norm_eps)
-    return x + dot(jax.nn.silu(dot(h, layer["ffn"]["gate"])) * dot(h, layer["ffn"]["up"]), layer["ffn"]["down"])
+    """The rest of a Llama layer after attention: output projection, then the feed-forward layer, both residual."""
+    x = x + affine(layer["attn"], "o", mixed.reshape(*mixed.shape[:2], -1))
+    return x + feed_forward(layer["ffn"], rms_norm(layer["ffn_norm"], x, config.norm_eps))
+
+
+def feed_forward(p: dict, h: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """SwiGLU of normalised activations."""
+    return affine(p, "down", jax.nn.silu(affine(p, "gate", h)) * affine(p, "up", h))
 
 
 def unstack(layers: dict[str, Any]) -> tuple[dict[str, Any], ...]:

@@ -54,7 +54,7 @@ def _is_number(text: str) -> bool:
 def _decays(path: str) -> bool:
     # By name: norms and biases of stacked layers have two axes too.
     name = path.rpartition("/")[2]
-    return name not in ("bias", "bom", "eom") and not name.endswith("norm")
+    return name not in ("bom", "eom") and not name.endswith(("bias", "norm"))
 
 
 def learning_rate(config: OptimConfig, step: Array, progress: Array) -> Float[Array, ""]:

@@ -10,6 +10,7 @@ from llamo_jax.models import motion_vae
 from llamo_jax.models.layers import init
 
 CONFIG = MotionVAEConfig(width=16, latent_channels=6)
+TAE = MotionVAEConfig(width=16, latent_channels=6, activation="relu", upsampling="nearest")
 
 encode = jax.jit(motion_vae.encode, static_argnames="config")
 decode = jax.jit(motion_vae.decode, static_argnames="config")
@@ -50,12 +51,13 @@ def test_decoder_is_causal_bitwise(params: dict, latent: int) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
-def test_streamed_decoding_is_decoding_at_once(params: dict, chunk: int) -> None:
+@pytest.mark.parametrize("config", [CONFIG, TAE], ids=["ours", "motionstreamer"])
+def test_streamed_decoding_is_decoding_at_once(params: dict, config: MotionVAEConfig, chunk: int) -> None:
     latents = jax.random.normal(jax.random.key(2), (2, 15, 6))
-    whole, _ = decode(params, CONFIG, latents)
-    state, parts = motion_vae.decoder_state(CONFIG, 2), []
+    whole, _ = decode(params, config, latents)
+    state, parts = motion_vae.decoder_state(config, 2), []
     for start in range(0, 15, chunk):
-        part, state = decode(params, CONFIG, latents[:, start : start + chunk], state)
+        part, state = decode(params, config, latents[:, start : start + chunk], state)
         parts.append(part)
     np.testing.assert_allclose(jnp.concatenate(parts, 1), whole, atol=1e-5)
 
@@ -67,7 +69,8 @@ def test_streamed_encoding_is_encoding_at_once(params: dict, features: jnp.ndarr
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-5)
 
 
-def test_upsampling_interpolates_between_the_previous_and_the_present() -> None:
-    run = motion_vae._Causal(None)
+@pytest.mark.parametrize(("kind", "expected"), [("linear", [1, 2, 3, 4, 6, 8]), ("nearest", [2, 2, 4, 4, 8, 8])])
+def test_upsampling_interpolates_between_the_previous_and_the_present_or_repeats(kind: str, expected: list[int]) -> None:
+    run = motion_vae._Causal(MotionVAEConfig(upsampling=kind), None)
     x = jnp.array([[[2.0], [4.0], [8.0]]])
-    np.testing.assert_array_equal(run.upsample("u", x)[0, :, 0], [1, 2, 3, 4, 6, 8])
+    np.testing.assert_array_equal(run.upsample("u", x)[0, :, 0], expected)
