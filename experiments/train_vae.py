@@ -1,6 +1,7 @@
 """Trains the motion VAE on a data folder and writes latents with it.
 
     python -m experiments.train_vae --data DIR --out DIR [--recipe recordings]
+    python -m experiments.train_vae --data DIR --out DIR --vae VAE              write latents with a VAE that is trained already
 """
 
 import dataclasses
@@ -13,11 +14,12 @@ import tyro
 
 from data_pipelines.latents import write_latents
 from data_pipelines.shards import LatentShards, MotionShards, require_free
+from data_pipelines.statistics import Statistics
 from data_pipelines.windows import window_batches
 from experiments.recipes import VAERecipe, recipe_named
 from llamo_jax import sharding
 from llamo_jax.config import require
-from llamo_jax.convert.bundle import require_replaceable, write_codec
+from llamo_jax.convert.bundle import read_codec, require_replaceable, write_codec
 from llamo_jax.errors import run_reporting_mistakes
 from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.models.layers import init, logical_axes
@@ -72,7 +74,15 @@ def train_vae(data: Path, out: Path, recipe: VAERecipe, *, max_tokens: int, seed
     channels = recipe.model.latent_channels
     no_mean, no_std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
     codec = MotionCodec(recipe.model, unflatten(params), shards.statistics.mean, shards.statistics.std, no_mean, no_std)
-    latents = write_latents(data, out / "latents", codec.posterior_means, max_tokens=max_tokens)
+    return encode_data(codec, data, out, max_tokens=max_tokens)
+
+
+def encode_data(codec: MotionCodec, data: Path, out: Path, *, max_tokens: int) -> tuple[MotionCodec, LatentShards]:
+    """Encodes a data folder with a trained VAE; arguments and results as of `train_vae`, whose last part this is."""
+    require_free(out / "latents")
+    require_replaceable(out / "vae")
+    statistics = Statistics(codec.feature_mean, codec.feature_std)
+    latents = write_latents(data, out / "latents", codec.posterior_means, max_tokens=max_tokens, statistics=statistics)
     codec = dataclasses.replace(codec, latent_mean=latents.statistics.mean, latent_std=latents.statistics.std)
     write_codec(out / "vae", codec)
     return codec, latents
@@ -86,6 +96,8 @@ class TrainVAE:
     """Folder of motion shards (`python -m data_pipelines.build`)."""
     out: Path
     """Folder of the run. A run that is there already is continued."""
+    vae: Path | None = None
+    """Folder of a trained VAE: none is trained, and the data is encoded with this one (`llamo convert from-motionstreamer`)."""
     recipe: str = "recordings"
     """Name of the recipe."""
     seed: int = 0
@@ -96,8 +108,12 @@ class TrainVAE:
     def run(self) -> None:
         recipe = recipe_named(self.recipe)
         require(self.seed >= 0, f"--seed {self.seed}; expected 0 or more")
-        train_vae(self.data, self.out, recipe.vae, max_tokens=recipe.loader.motion_len - 1, seed=self.seed)
-        print(f"VAE -> {self.out / 'vae'}, latents -> {self.out / 'latents'}, metrics -> {self.out / 'metrics.jsonl'}")
+        max_tokens = recipe.loader.motion_len - 1
+        if self.vae:
+            encode_data(read_codec(self.vae), self.data, self.out, max_tokens=max_tokens)
+        else:
+            train_vae(self.data, self.out, recipe.vae, max_tokens=max_tokens, seed=self.seed)
+        print(f"VAE -> {self.out / 'vae'}, latents -> {self.out / 'latents'}")
 
 
 if __name__ == "__main__":

@@ -139,6 +139,67 @@ class FromHF:
 
 
 @dataclasses.dataclass(frozen=True)
+class ToTorch:
+    """Write a folder that runs in PyTorch without this project: model file, weights, LLM, an example and a check of itself (verify.py)."""
+
+    bundle: Positional[str]
+    """Folder of the model, or its id on the Hugging Face Hub."""
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
+    """Folder to write."""
+    debug: bool = False
+    """Show the traceback of a mistake."""
+
+    def run(self) -> None:
+        from llamo_jax.convert.hub import resolve
+        from llamo_jax.convert.to_torch import to_torch
+
+        to_torch(resolve(self.bundle, ("*",)).folder, self.output)
+        print(f"model for PyTorch -> {self.output}   (check it: python {self.output / 'verify.py'})")
+
+
+@dataclasses.dataclass(frozen=True)
+class FromTorch:
+    """Write the bundle of a folder that `to-torch`, or `save_pretrained` in PyTorch, made."""
+
+    folder: Positional[Path]
+    """Folder of the PyTorch model."""
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
+    """Folder to write."""
+    debug: bool = False
+    """Show the traceback of a mistake."""
+
+    def run(self) -> None:
+        from llamo_jax.convert.to_torch import from_torch
+
+        from_torch(self.folder, self.output)
+        print(f"bundle -> {self.output}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FromMotionStreamer:
+    """Import the causal TAE of MotionStreamer as a motion VAE, for `python -m experiments.train_vae --vae`."""
+
+    checkpoint: Positional[Path]
+    """Its checkpoint: .pth as published (needs PyTorch; read without unpickling objects), or the same tensors as .safetensors."""
+    mean: Path
+    """Mean.npy of the 272 features that it was trained with."""
+    std: Path
+    """Std.npy of them."""
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
+    """Folder to write."""
+    debug: bool = False
+    """Show the traceback of a mistake."""
+
+    def run(self) -> None:
+        from llamo_jax.convert.bundle import write_codec
+        from llamo_jax.convert.peers import read_motionstreamer_tae
+
+        codec = read_motionstreamer_tae(self.checkpoint, self.mean, self.std)
+        write_codec(self.output, codec)
+        print(f"motion VAE, {codec.config.latent_channels} channels -> {self.output}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Motion:
     """Convert one motion file into another: .bvh .npz .npy in; those and .mp4 .gif .png out."""
 
@@ -161,7 +222,11 @@ class ConvertCommand:
     """Convert models and motion files."""
 
     what: tyro.conf.OmitSubcommandPrefixes[
-        Annotated[FromHF, tyro.conf.subcommand("from-hf")] | Annotated[Motion, tyro.conf.subcommand("motion")]
+        Annotated[FromHF, tyro.conf.subcommand("from-hf")]
+        | Annotated[ToTorch, tyro.conf.subcommand("to-torch")]
+        | Annotated[FromTorch, tyro.conf.subcommand("from-torch")]
+        | Annotated[FromMotionStreamer, tyro.conf.subcommand("from-motionstreamer")]
+        | Annotated[Motion, tyro.conf.subcommand("motion")]
     ]
 
     @property

@@ -21,7 +21,6 @@ from llamo_jax.models.flow import Solver
 from llamo_jax.models.motion_vae import FRAMES_PER_LATENT
 from llamo_jax.motion import FPS, MotionClip
 from llamo_jax.prompts import caption_prompt, motion_prompt, unconditional_prompt
-from llamo_jax.tokenizer import Tokenizer
 
 LATENTS_PER_SECOND = FPS / FRAMES_PER_LATENT
 
@@ -33,7 +32,7 @@ class Llamo:
         self.bundle = bundle
         self.config = bundle.config
         self.codec = bundle.codec
-        self.tokenizer = Tokenizer(bundle.llm.folder, llamo.output_rows(bundle.text))
+        self.tokenizer = bundle.tokenizer()
         self._params = llamo.decoding_params({"text": bundle.text, **bundle.motion})
 
     @classmethod

@@ -16,13 +16,14 @@ class Tokenizer:
       folder: of the LLM.
       output_rows: [V, D] of the LLM's head. An LLM cannot say a token that it never saw: all such tokens have the same row. Where the end
         of text is one of them, a text ends with the token that starts the next (llama2.c trains its models so).
+      eos_id: the token that ends a text, where it is known; then `output_rows` is not looked through.
 
     Attributes:
       bos_id: token that starts every sequence.
       eos_id: token that ends a text.
     """
 
-    def __init__(self, folder: str | Path, output_rows: Any | None = None):
+    def __init__(self, folder: str | Path, output_rows: Any | None = None, eos_id: int | None = None):
         from transformers import AutoTokenizer  # seconds to import: only where a tokenizer is used
 
         if not (Path(folder) / "tokenizer.json").exists() and not (Path(folder) / "tokenizer.model").exists():
@@ -34,10 +35,10 @@ class Tokenizer:
         if self._tokenizer.bos_token_id is None or self._tokenizer.eos_token_id is None:
             raise InputError(f"{folder}: the tokenizer has no beginning- or end-of-text token; expected both in tokenizer_config.json")
         self.bos_id: int = self._tokenizer.bos_token_id
-        self.eos_id: int = self._tokenizer.eos_token_id
+        self.eos_id: int = self._tokenizer.eos_token_id if eos_id is None else eos_id
         if output_rows is not None and len(self) > len(output_rows):
             raise InputError(f"{folder}: the tokenizer has {len(self)} tokens and the LLM {len(output_rows)}; they do not belong together")
-        if output_rows is not None and not _can_be_said(np.asarray(output_rows, np.float32), self.eos_id):
+        if output_rows is not None and eos_id is None and not _can_be_said(np.asarray(output_rows), self.eos_id):
             self.eos_id = self.bos_id
         self._cache: dict[str, list[int]] = {}
 
@@ -57,9 +58,15 @@ class Tokenizer:
 
 
 def _can_be_said(rows: Float[np.ndarray, "V D"], token: int) -> bool:
-    distances = np.linalg.norm(rows - rows[token], axis=-1)
-    distances[token] = np.inf
-    return bool(distances.min() > 0.01 * np.linalg.norm(rows[token]))
+    own = rows[token].astype(np.float32)
+    least = 0.01 * np.linalg.norm(own)
+    for start in range(0, len(rows), 4096):  # a part at a time: heads of large models fill gigabytes
+        distances = np.linalg.norm(rows[start : start + 4096].astype(np.float32) - own, axis=-1)
+        if start <= token < start + len(distances):
+            distances[token - start] = np.inf
+        if distances.min() <= least:
+            return False
+    return True
 
 
 def train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> None:

@@ -56,6 +56,7 @@ class Bundle:
       codec: the VAE with its statistics.
       llm: the Hugging Face folder of the text tower, and where it is from.
       info: JSON on the training: "trained" (bool: False for a bundle made from an LLM alone), data, recipe, figures.
+      eos_id: the token that ends a text; None to find it from the tokenizer and the text tower.
     """
 
     config: LlamoConfig
@@ -64,6 +65,11 @@ class Bundle:
     codec: MotionCodec
     llm: Source
     info: dict[str, Any]
+    eos_id: int | None = None
+
+    def tokenizer(self) -> Tokenizer:
+        """The LLM's, as the model uses it."""
+        return Tokenizer(self.llm.folder, llamo.output_rows(self.text), self.eos_id)
 
 
 def write_bundle(path: str | Path, bundle: Bundle, *, llm_storage: LLMStorage = "copy") -> None:
@@ -87,7 +93,7 @@ def write_bundle(path: str | Path, bundle: Bundle, *, llm_storage: LLMStorage = 
             "motion.safetensors": write_tree(folder / "motion.safetensors", motion, layout.MOTION),
             "motion_vae.safetensors": write_tree(folder / "motion_vae.safetensors", codec, layout.VAE),
         }
-        tokenizer = Tokenizer(bundle.llm.folder, llamo.output_rows(bundle.text))
+        tokenizer = bundle.tokenizer()
         values = {
             "format_version": FORMAT_VERSION,
             "model": bundle.config.to_json(),
@@ -152,7 +158,8 @@ def read_bundle(path: str | Path, *, dtype: Any | None = None, verify: bool = Tr
         _require_files(path, values, llm.folder)
     _, text = huggingface.load_llm(llm.folder, dtype=dtype)
     motion = _read(path / "motion.safetensors", motion_leaves)
-    return Bundle(config, text, motion, _read_codec(path, vae_config, version), llm, values["info"])
+    eos_id = values["tokens"]["eos"] if version > 1 else None
+    return Bundle(config, text, motion, _read_codec(path, vae_config, version), llm, values["info"], eos_id)
 
 
 def _configs(path: Path, values: dict[str, Any]) -> tuple[LlamoConfig, MotionVAEConfig]:

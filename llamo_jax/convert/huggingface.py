@@ -246,6 +246,11 @@ def save_llm(folder: str | Path, config: LLMConfig, text: dict[str, Any], *, bos
     """Writes a text tower into an existing folder as a Hugging Face model (config.json and safetensors files of at most 5 GB)."""
     folder = Path(folder)
     write_sharded(folder, flatten(text), layout.LLM)
+    write_config(folder, config, bos_id=bos_id, eos_id=eos_id, dtype=str(text["embed"].dtype))
+
+
+def write_config(folder: Path, config: LLMConfig, *, bos_id: int, eos_id: int, dtype: str) -> None:
+    """Writes the config.json of an LLM in transformers' layout; the inverse of `read_config`."""
     rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": "default"}
     if (scaling := config.rope_scaling) is not None:
         rope |= {"rope_type": scaling.kind, "factor": scaling.factor}
@@ -261,7 +266,7 @@ def save_llm(folder: str | Path, config: LLMConfig, text: dict[str, Any], *, bos
         "hidden_size": config.width, "num_hidden_layers": config.num_layers, "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim, "intermediate_size": config.ffn_width,
         "rope_parameters": rope, "rms_norm_eps": config.norm_eps, "tie_word_embeddings": config.tie_embeddings,
-        "max_position_embeddings": config.max_positions, "bos_token_id": bos_id, "eos_token_id": eos_id, "dtype": str(text["embed"].dtype),
+        "max_position_embeddings": config.max_positions, "bos_token_id": bos_id, "eos_token_id": eos_id, "dtype": dtype,
     } | _family_options(config)  # fmt: skip
     write_json(folder / "config.json", values)
 

@@ -158,10 +158,10 @@ def write_tensors(path: Path, tensors: Mapping[str, tuple[np.dtype, tuple[int, .
         write(len(encoded).to_bytes(8, "little"))
         write(encoded)
         for name, (dtype, shape, make) in tensors.items():
-            array = np.ascontiguousarray(make())
+            array = make()
             if array.shape != shape or array.dtype != dtype:
                 raise ValueError(f"{name}: made {array.dtype} {array.shape}, announced {dtype} {shape}")
-            write(memoryview(array.reshape(-1).view(np.uint8)))
+            write(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
     return digest.hexdigest()
 
 

@@ -1,10 +1,12 @@
 """Parameter trees from and into safetensors files, by the table in `layout.py`. Strict both ways.
 
-A leaf is read piece by piece, each piece straight into the memory that goes to its device: nothing but the leaf in hand is held twice.
+A leaf is read piece by piece, each piece straight into the memory that goes to its device: nothing but the leaf in hand is held twice, and
+on a CPU not even that.
 """
 
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +65,10 @@ class Weights:
         """Of all tensors."""
         return set(self._where)
 
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of a tensor, or None where there is none of that name."""
+        return self._where[name].entries[name].shape if name in self._where else None
+
     def require(self, expected: Sequence[Leaf], where: Path, *, ignored: Iterable[str] = ()) -> None:
         """The tensors are those of `expected`, name by name and shape by shape, and of one type in a leaf.
 
@@ -93,7 +99,7 @@ class Weights:
         """A leaf of the tree, or the part of it that slices of its axes name; `dtype` converts it."""
         whole = tuple(slice(0, length) for length in _tree_shape(leaf))
         index = whole if index is None else tuple(slice(*s.indices(full.stop)) for s, full in zip(index, whole, strict=True))
-        out = np.empty([part.stop - part.start for part in index], dtype or self.dtype(leaf))
+        out = _aligned_empty([part.stop - part.start for part in index], np.dtype(dtype or self.dtype(leaf)))
         names = leaf.names[index[0]] if leaf.stacked else leaf.names
         parts = out if leaf.stacked else out[None]
         each = index[1:] if leaf.stacked else index
@@ -122,6 +128,14 @@ class Weights:
         return unflatten(flat)
 
 
+def _aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """An array that JAX takes over as it is on a CPU, without a copy: that needs an address that 64 divides."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="weights")
@@ -143,7 +157,7 @@ def write_sharded(folder: Path, flat: Mapping[str, Any], rules: Sequence[Rule], 
     shards: list[dict] = [{}]
     size = 0
     for name, tensor in _tensors(flat, rules):
-        count = tensor[0].itemsize * int(np.prod(tensor[1]))
+        count = tensor[0].itemsize * math.prod(tensor[1])
         if shards[-1] and size + count > largest:
             shards.append({})
             size = 0

@@ -1,100 +1,354 @@
-"""Import of Llama checkpoints: exact against transformers, strict about names and shapes, and back again."""
+"""Import of LLMs: exact against transformers part by part and whole, strict about names and shapes, and back again."""
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from llamo_jax.convert.huggingface import load_llm, save_llm
+from llamo_jax import sharding
+from llamo_jax.config import LlamoConfig, MotionTowerConfig
+from llamo_jax.convert.huggingface import files_of, holds, load_llm, read_config, resolve_llm, save_llm
+from llamo_jax.convert.layout import LLM
+from llamo_jax.convert.weights import write_sharded
 from llamo_jax.errors import InputError
-from llamo_jax.models import llamo
+from llamo_jax.models import llamo, mot
+from llamo_jax.models.attention import attention, causal_mask, rope, rope_frequencies
+from llamo_jax.models.cache import KVCache
+from llamo_jax.models.layers import rms_norm
 from llamo_jax.trees import flatten
 
 torch = pytest.importorskip("torch", reason="needs PyTorch, the reference that the import is compared with")
 transformers = pytest.importorskip("transformers")
 
-
-def random_llm(folder: Path, **changes) -> "transformers.LlamaForCausalLM":
-    torch.manual_seed(0)
-    values = {
-        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 64, "tie_word_embeddings": False,
-    } | changes  # fmt: skip
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**values)).eval()
-    model.save_pretrained(folder)
-    return model
-
+pytestmark = pytest.mark.torch
 
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }  # fmt: skip
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+TIED = {"tie_word_embeddings": True}
+
+VARIANTS: dict[str, tuple[str, dict]] = {
+    "llama": ("Llama", {}),
+    "llama-tied": ("Llama", TIED),
+    "llama-gqa1": ("Llama", {"num_key_value_heads": 4}),
+    "llama-gqa4": ("Llama", {"num_key_value_heads": 1}),
+    "llama-head_dim": ("Llama", {"head_dim": 16}),
+    "llama-llama3": ("Llama", {"rope_parameters": LLAMA3, **TIED}),
+    "llama-linear": ("Llama", {"rope_parameters": LINEAR}),
+    "llama-biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "smollm2": ("Llama", {"num_attention_heads": 3, "num_key_value_heads": 1, "hidden_size": 48, "rope_parameters": {"rope_type": "default", "rope_theta": 1e5}, **TIED}),  # noqa: E501
+    "mistral": ("Mistral", {"sliding_window": None}),
+    "mistral-window": ("Mistral", {"sliding_window": 16}),
+    "mistral-head_dim": ("Mistral", {"sliding_window": None, "head_dim": 16, "num_key_value_heads": 1}),
+    "qwen2": ("Qwen2", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+    "qwen2-tied": ("Qwen2", {"num_key_value_heads": 4, **TIED}),
+    "qwen2-linear": ("Qwen2", {"num_key_value_heads": 1, "rope_parameters": LINEAR}),
+    "qwen2-window": ("Qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}),
+    "qwen3": ("Qwen3", {"head_dim": 16}),
+    "qwen3-tied": ("Qwen3", {"head_dim": 8, "num_key_value_heads": 1, **TIED}),
+    "qwen3-llama3": ("Qwen3", {"head_dim": 16, "num_key_value_heads": 4, "rope_parameters": LLAMA3}),
+    "qwen3-biases": ("Qwen3", {"head_dim": 16, "attention_bias": True}),
+}
+"""Family of transformers and what its config says beyond the common values. Original contexts are 32 or 64 positions; tests run 80."""
+
+VOCABULARY, LENGTH = 64, 80
 
 
-@pytest.mark.torch
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"tie_word_embeddings": True}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}, {"head_dim": 16},
-     {"rope_parameters": LLAMA3}, {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}],
-    ids=["plain", "tied", "mha", "mqa", "head_dim", "llama3", "linear"],
-)  # fmt: skip
-def test_logits_are_those_of_transformers(tmp_path: Path, changes: dict) -> None:
-    model = random_llm(tmp_path, **changes)
-    tokens = np.random.default_rng(0).integers(0, 64, (2, 60))
+def random_llm(folder: Path, family: str = "Llama", **changes) -> "transformers.PreTrainedModel":
+    torch.manual_seed(0)
+    values = {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, "tie_word_embeddings": False, "attn_implementation": "eager",
+    } | changes  # fmt: skip
+    model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**values)).eval()
+    # Biases start at 0 and norms at 1, which would hide them.
     with torch.no_grad():
-        expected = model(torch.from_numpy(tokens)).logits.numpy()
-    config, text = load_llm(tmp_path)
-    np.testing.assert_allclose(llamo.text_logits(text, config, jnp.asarray(tokens)), expected, atol=1e-5)
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    return model
 
 
-@pytest.mark.torch
-def test_back_again_is_identical(tmp_path: Path) -> None:
-    random_llm(tmp_path / "a", rope_parameters=LLAMA3)
-    config, text = load_llm(tmp_path / "a")
-    (tmp_path / "b").mkdir()
-    save_llm(tmp_path / "b", config, text, bos_id=1, eos_id=2)
-    original, written = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "transformers.PreTrainedModel"]:
+    folder = tmp_path_factory.mktemp("llm")
+    family, changes = VARIANTS[request.param]
+    return folder, random_llm(folder, family, **changes)
+
+
+def tokens(rows: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, VOCABULARY, (rows, LENGTH))
+
+
+def test_logits_are_those_of_transformers(variant: tuple) -> None:
+    folder, model = variant
+    with torch.no_grad():
+        expected = model(torch.from_numpy(tokens())).logits.numpy()
+    config, text = load_llm(folder)
+    np.testing.assert_allclose(llamo.text_logits(text, config, jnp.asarray(tokens())), expected, atol=1e-5)
+
+
+def test_each_part_is_that_of_transformers(variant: tuple) -> None:
+    """Norm, rotary, attention, MLP and block of every layer, each on the same input."""
+    folder, model = variant
+    config, text = load_llm(folder)
+    x = np.random.default_rng(1).normal(size=(2, LENGTH, config.width)).astype(np.float32)
+    positions = jnp.broadcast_to(jnp.arange(LENGTH), (2, LENGTH))
+    mask = causal_mask(positions, positions, jnp.ones_like(positions), jnp.ones_like(positions), config.sliding_window)
+    frequencies = rope_frequencies(config)
+    theirs_mask = torch.where(torch.from_numpy(np.array(mask))[:, None], 0.0, -torch.inf)
+    with torch.no_grad():
+        angles = model.model.rotary_emb(torch.from_numpy(x), torch.arange(LENGTH)[None])
+    np.testing.assert_array_equal(frequencies, model.model.rotary_emb.inv_freq.numpy())
+    head = np.random.default_rng(2).normal(size=(2, LENGTH, config.num_heads, config.head_dim)).astype(np.float32)
+    turned, _ = _rotary_of(model)(torch.from_numpy(head).transpose(1, 2), torch.from_numpy(head).transpose(1, 2), *angles)
+    np.testing.assert_allclose(rope(jnp.asarray(head), positions, frequencies), turned.transpose(1, 2).numpy(), atol=1e-5)
+
+    def close(ours: jax.Array, theirs: "torch.Tensor") -> None:
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5 * max(1.0, float(theirs.abs().max())))
+
+    for index, layer in enumerate(mot.unstack(text["layers"])):
+        block = model.model.layers[index]
+        with torch.no_grad():
+            given = torch.from_numpy(x)
+            close(rms_norm(layer["attn_norm"], x, config.norm_eps), normed := block.input_layernorm(given))
+            mixed = block.self_attn(normed, position_embeddings=angles, attention_mask=theirs_mask)[0]
+            q, k, v = mot.project(layer, jnp.asarray(x), positions, config, frequencies)
+            close(mot.affine(layer["attn"], "o", attention(q, k, v, mask).reshape(2, LENGTH, -1)), mixed)
+            close(mot.feed_forward(layer["ffn"], jnp.asarray(x)), block.mlp(given))
+            whole = block(given, position_embeddings=angles, attention_mask=theirs_mask)
+            close(mot.finish(layer, x, attention(q, k, v, mask), config), whole[0] if isinstance(whole, tuple) else whole)
+            x = np.asarray(mot.finish(layer, x, attention(q, k, v, mask), config))
+
+
+def _rotary_of(model: "transformers.PreTrainedModel"):
+    import importlib
+
+    return importlib.import_module(type(model).__module__).apply_rotary_pos_emb
+
+
+def test_decoding_with_a_cache_is_the_whole_forward_pass(variant: tuple) -> None:
+    folder, _ = variant
+    config, text = load_llm(folder)
+    ids = jnp.asarray(tokens())
+    whole = llamo.text_logits(text, config, ids)
+    model = LlamoConfig(config, MotionTowerConfig(8, 8))
+    params = {"text": {**text, "layers": mot.unstack(text["layers"])}, "motion": {"eom": jnp.zeros(config.width)}}
+    step = jax.jit(llamo.text_step, static_argnums=1)
+    cache, logits = KVCache.empty(config, 2, LENGTH), []
+    for start, stop in [(0, 24), *((i, i + 1) for i in range(24, LENGTH))]:
+        positions = jnp.broadcast_to(jnp.arange(start, stop), (2, stop - start))
+        h, cache = step(params, model, ids[:, start:stop], positions, jnp.ones_like(positions), cache)
+        logits.append(llamo.lm_head(text, h))
+    np.testing.assert_allclose(jnp.concatenate(logits, 1), whole, atol=1e-5)
+
+
+def test_back_again_is_identical(variant: tuple, tmp_path: Path) -> None:
+    """Hugging Face -> JAX -> Hugging Face: tensors bit for bit, the same config, and transformers says the same."""
+    folder, model = variant
+    config, text = load_llm(folder)
+    save_llm(tmp_path, config, text, bos_id=1, eos_id=2)
+    original, written = (load_file(path / "model.safetensors") for path in (folder, tmp_path))
     assert set(original) == set(written)
     for name in original:
         np.testing.assert_array_equal(written[name], original[name])
-    again, _ = load_llm(tmp_path / "b")
-    assert again == config
-    transformers.LlamaForCausalLM.from_pretrained(tmp_path / "b")
+    assert read_config(tmp_path) == config and holds(tmp_path, text)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    assert type(again) is type(model)
+    with torch.no_grad():
+        ids = torch.from_numpy(tokens())
+        torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=0, atol=0)
 
 
-@pytest.mark.torch
+def test_a_tower_copied_from_the_llm_has_its_options(variant: tuple) -> None:
+    """The motion tower of an LLM with biases and norms has them too, and starts as its copy."""
+    folder, _ = variant
+    config, text = load_llm(folder)
+    model = LlamoConfig(config, MotionTowerConfig(config.width, config.ffn_width))
+    motion = flatten(llamo.init_motion(model, jax.random.key(0), text)["motion"]["layers"])
+    assert motion.keys() == flatten(text["layers"]).keys()
+    for path, leaf in flatten(text["layers"]).items():
+        np.testing.assert_array_equal(motion[path], leaf)
+
+
+def test_half_precision_comes_in_and_goes_out_as_it_is(tmp_path: Path) -> None:
+    for dtype, name in ((torch.bfloat16, "bfloat16"), (torch.float16, "float16")):
+        random_llm(tmp_path / name).to(dtype).save_pretrained(tmp_path / name)
+        config, text = load_llm(tmp_path / name)
+        assert {str(leaf.dtype) for leaf in flatten(text).values()} == {name}
+        (tmp_path / f"{name}-again").mkdir()
+        save_llm(tmp_path / f"{name}-again", config, text, bos_id=1, eos_id=2)
+        assert holds(tmp_path / f"{name}-again", text) and holds(tmp_path / name, text)
+        files = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in (name, f"{name}-again")]
+        headers = [8 + int.from_bytes(data[:8], "little") for data in files]
+        assert len(files[0]) - headers[0] == len(files[1]) - headers[1]
+        _, single = load_llm(tmp_path / name, dtype=jnp.float32)
+        for path, leaf in flatten(text).items():
+            np.testing.assert_array_equal(flatten(single)[path], leaf.astype(jnp.float32))
+
+
 def test_sharded_checkpoints_are_read_by_their_index(tmp_path: Path) -> None:
     model = random_llm(tmp_path / "whole")
     model.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
-    whole, sharded = (flatten(load_llm(tmp_path / name)[1]) for name in ("whole", "sharded"))
-    for path in whole:
-        np.testing.assert_array_equal(whole[path], sharded[path])
+    (tmp_path / "sharded" / "adapter.safetensors").write_bytes(b"not named by the index")
+    _, whole = load_llm(tmp_path / "whole")
+    _, sharded = load_llm(tmp_path / "sharded")
+    (tmp_path / "ours").mkdir()
+    write_sharded(tmp_path / "ours", flatten(whole), LLM, largest=20_000)
+    shutil.copyfile(tmp_path / "whole" / "config.json", tmp_path / "ours" / "config.json")
+    assert len(list((tmp_path / "ours").glob("*.safetensors"))) > 1
+    for path in flatten(whole):
+        for tree in (sharded, load_llm(tmp_path / "ours")[1]):
+            np.testing.assert_array_equal(flatten(whole)[path], flatten(tree)[path])
+    ids = torch.from_numpy(tokens())
+    with torch.no_grad():
+        again = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager")
+        torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=0, atol=0)
+    assert {path.name for path in files_of(tmp_path / "sharded")} >= {"config.json", "model.safetensors.index.json"}
+    assert "adapter.safetensors" not in {path.name for path in files_of(tmp_path / "sharded")}
 
 
-@pytest.mark.torch
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1), (1, 1, 2)])
+def test_tensors_go_straight_to_their_devices(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    """Each device gets its part by the rules of `sharding`, and the same numbers."""
+    if np.prod(shape) != 8:
+        mesh = jax.make_mesh(shape, sharding.MESH_AXES, devices=jax.devices()[:2], axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    else:
+        mesh = sharding.make_mesh(*shape)
+    random_llm(tmp_path, "Qwen3", head_dim=8)
+    _, whole = load_llm(tmp_path)
+    _, placed = load_llm(tmp_path, mesh=mesh)
+    _, data, tensor = shape
+    q = placed["layers"]["attn"]["q"]
+    assert q.shape == (3, 32, 32) and q.addressable_shards[0].data.shape == (3, 32 // tensor, 32 // data)
+    for path, leaf in flatten(whole).items():
+        np.testing.assert_array_equal(flatten(placed)[path], leaf)
+    assert holds(tmp_path, placed)
+    changed = {**placed, "norm": placed["norm"].at[3].add(1)}
+    assert not holds(tmp_path, changed)
+
+
+def test_old_and_new_config_layouts_are_the_same(tmp_path: Path) -> None:
+    random_llm(tmp_path, rope_parameters=LLAMA3)
+    config = read_config(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    rope = values.pop("rope_parameters")
+    assert config.rope_scaling is not None and config.rope_scaling.kind == "llama3"
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    for name in ("rope_type", "type"):
+        old = {name: scaling["rope_type"]} | {key: value for key, value in scaling.items() if key != "rope_type"}
+        changed = values | {"rope_theta": rope["rope_theta"], "rope_scaling": old, "torch_dtype": "float32"}
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        assert read_config(tmp_path) == config
+
+
+def test_a_stored_head_of_a_tied_model_is_the_embeddings(tmp_path: Path) -> None:
+    """Qwen3 stores the tied head too."""
+    random_llm(tmp_path, "Qwen3", head_dim=8, **TIED)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}, tmp_path / "model.safetensors")
+    assert "head" not in load_llm(tmp_path)[1]
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + 1}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"lm_head.weight is not the embeddings"):
+        load_llm(tmp_path)
+
+
+def test_buffers_of_old_checkpoints_are_left_out(tmp_path: Path) -> None:
+    random_llm(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(4, np.float32)}
+    save_file(tensors | buffer, tmp_path / "model.safetensors")
+    load_llm(tmp_path)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_changed_checkpoint_is_an_error_that_names_the_tensor(tmp_path: Path, data: st.DataObject) -> None:
+    if not (tmp_path / "whole").exists():
+        random_llm(tmp_path / "whole")
+    copy = Path(shutil.copytree(tmp_path / "whole", tempfile.mkdtemp(dir=tmp_path) + "/llm"))
+    file = copy / "model.safetensors"
+    tensors = load_file(file)
+    name = data.draw(st.sampled_from(sorted(tensors)))
+    tensor = tensors.pop(name)
+    change = data.draw(st.sampled_from(["drop", "rename", "reshape", "transpose", "pad", "add", "cast"]))
+    changed = {
+        "drop": {},
+        "rename": {name.replace("model", "module", 1) if name.startswith("model") else name + "s": tensor},
+        "reshape": {name: tensor.reshape(-1, 2)},
+        "transpose": {name: np.ascontiguousarray(tensor.T)},
+        "pad": {name: np.pad(tensor, [(0, 1)] * tensor.ndim)},
+        "add": {name: tensor, "model.layers.7.mlp.up_proj.weight": tensor},
+        "cast": {name: tensor.astype(np.float16)},
+    }[change]
+    # Of square matrices no header tells that they are transposed: only hashes do, and a bundle has them. A leaf of one tensor may be cast.
+    assume(change != "transpose" or tensor.T.shape != tensor.shape)
+    assume(change != "cast" or ".layers." in name)
+    save_file(tensors | changed, file, metadata={"format": "pt"})
+    with pytest.raises(InputError) as error:
+        load_llm(copy)
+    expected = "model.layers.7" if change == "add" else name.split("layers.")[-1].partition(".")[2] if change == "cast" else name
+    assert expected in str(error.value)
+
+
 def test_mistakes_are_told(tmp_path: Path) -> None:
     random_llm(tmp_path)
     weights, config = load_file(tmp_path / "model.safetensors"), json.loads((tmp_path / "config.json").read_text())
 
-    def expect(message: str, *, tensors: dict | None = None, values: dict | None = None) -> None:
+    def expect(message: str, *, tensors: dict | None = None, values: dict | None = None, without: str = "") -> None:
         save_file(weights if tensors is None else tensors, tmp_path / "model.safetensors")
-        (tmp_path / "config.json").write_text(json.dumps(config | (values or {})))
+        changed = {key: value for key, value in (config | (values or {})).items() if key != without}
+        (tmp_path / "config.json").write_text(json.dumps(changed))
         with pytest.raises(InputError, match=message):
             load_llm(tmp_path)
 
     norm = "model.norm.weight"
-    expect("1 tensors are missing, the first is model.norm.weight", tensors={k: v for k, v in weights.items() if k != norm})
-    expect('unexpected tensor "extra"', tensors=weights | {"extra": np.zeros(1)})
-    expect(r'tensor "model.norm.weight" has shape \(3,\)', tensors=weights | {norm: np.zeros(3, np.float32)})
-    expect('architecture "BertModel" is not supported; expected one of LlamaForCausalLM', values={"architectures": ["BertModel"]})
-    expect("attention_bias is true", values={"attention_bias": True})
+    without = {k: v for k, v in weights.items() if k != norm}
+    expect(r"1 tensors missing: model\.norm\.weight \(32,\); the config asks for 30 tensors", tensors=without)
+    expect(r"1 tensors unexpected: extra \(1,\)", tensors=weights | {"extra": np.zeros(1)})
+    short = weights | {norm: np.zeros(3, np.float32)}
+    expect(r"1 tensors of another shape: model\.norm\.weight is \(3,\), expected \(32,\)", tensors=short)
+    expect(r'tensor "model\.norm\.weight" is of type I64; expected .* \(quantised', tensors=weights | {norm: np.zeros(32, np.int64)})
+    architectures = "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM"
+    expect(f'architecture "BertModel" is not supported; expected one of {architectures}', values={"architectures": ["BertModel"]})
+    expect('architecture "none" is not supported', without="architectures")
+    expect("'hidden_size' is missing; expected the config.json of a model of the Llama family", without="hidden_size")
+    expect('hidden_act is "gelu"; expected "silu"', values={"hidden_act": "gelu"})
+    expect("the weights are quantised", values={"quantization_config": {"bits": 4}})
+    expect('rope type "yarn" is not supported; expected default, linear or llama3', values={"rope_parameters": {"rope_type": "yarn"}})
+    expect("differ between layers", values={"rope_parameters": {"full_attention": {"rope_type": "default"}}})
+    qwen = {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
+    expect("some layers have a sliding window and some have not", values=qwen)
+    expect("num_layers: found '3', expected int", values={"num_hidden_layers": "3"})
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(InputError, match="not a readable safetensors file"):
         load_llm(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"model.safetensors: no such file; expected the model's weights as safetensors \(other formats"):
+        load_llm(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b.safetensors"}}')
+    with pytest.raises(InputError, match="expected files beside it"):
+        load_llm(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         load_llm(tmp_path / "absent")
+
+
+def test_ids_of_the_hub(hub_cache: Path, tmp_path: Path) -> None:
+    source = resolve_llm("someone/tiny-llm")
+    assert source.folder == hub_cache and source.revision == hub_cache.name
+    assert load_llm(source.folder)[0].width == 16
+    with pytest.raises(InputError, match=r"someone/else: no such folder here, and the .* Hub cannot be reached .* check the network"):
+        resolve_llm("someone/else")
+    assert resolve_llm(tmp_path / "absent").folder == tmp_path / "absent"

@@ -1,0 +1,159 @@
+"""Seconds, GB/s and memory of importing, saving and loading an LLM of a preset's shape, beside transformers on the same files.
+
+    python -m experiments.benchmarks.llm_import --preset llama-3.2-1b --shards 2 --work DIR
+
+Every measurement is a process of its own, several rounds of all of them in turn; the files are in the page cache.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import tyro
+
+from llamo_jax.config import require
+from llamo_jax.convert.huggingface import write_config
+from llamo_jax.convert.layout import LLM
+from llamo_jax.convert.tensor_files import write_tensors
+from llamo_jax.convert.weights import declared
+from llamo_jax.errors import run_reporting_mistakes
+from llamo_jax.files import write_json
+from llamo_jax.models import llamo
+from llamo_jax.presets import LLMS
+from llamo_jax.tokenizer import train_tokenizer
+
+_JAX = "import jax, llamo_jax; from llamo_jax.convert import bundle, from_hf, huggingface; jax.numpy.zeros(1).block_until_ready()"
+_READY = "jax.block_until_ready((kept.text, kept.motion))"
+_TORCH = "import torch, transformers; from transformers import AutoModelForCausalLM"
+
+TASKS = {
+    "import": (_JAX, "kept = jax.block_until_ready(huggingface.load_llm({llm!r}))"),
+    "transformers from_pretrained": (
+        _TORCH,
+        "kept = AutoModelForCausalLM.from_pretrained({llm!r}, dtype=torch.bfloat16)\n"
+        "sum(p.view(-1)[::2048].float().sum() for p in kept.parameters())",
+    ),
+    "from-hf": (_JAX, "from_hf.bundle_from_llm({llm!r}, {bundle!r})"),
+    "load": (_JAX, "kept = bundle.read_bundle({bundle!r}); " + _READY),
+    "load, hashes not checked": (_JAX, "kept = bundle.read_bundle({bundle!r}, verify=False); " + _READY),
+    "save": (_JAX + "; kept = bundle.read_bundle({bundle!r}, verify=False)", "bundle.write_bundle({saved!r}, kept)"),
+}
+"""What is timed, each in a fresh process: preparation, and the statement itself. Memory-mapped weights count when they are touched."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LLMImport:
+    """Measure importing, saving and loading an LLM of a preset's shape, beside transformers on the same files."""
+
+    preset: str = "llama-3.2-1b"
+    """Whose shape; the weights are random bfloat16."""
+    shards: int = 2
+    """Safetensors files of the checkpoint."""
+    rounds: int = 3
+    """Rounds of all tasks in turn."""
+    tasks: tuple[str, ...] = tuple(TASKS)
+    """Which to run."""
+    work: Path | None = None
+    """Folder for the files, deleted afterwards; by default a temporary one."""
+    json: Path | None = None
+    """Write the figures to this file too."""
+    debug: bool = False
+    """Show the traceback of a mistake."""
+
+    def run(self) -> None:
+        require(self.preset in LLMS, f'preset "{self.preset}" does not exist; expected one of {", ".join(LLMS)}')
+        require(not (unknown := set(self.tasks) - set(TASKS)), f"--tasks {unknown}; expected among {list(TASKS)}")
+        work = Path(tempfile.mkdtemp(prefix="llm_import-", dir=self.work))
+        try:
+            shard = synthetic_checkpoint(work / "llm", self.preset, self.shards)
+            figures = self._measure(work, shard)
+        finally:
+            shutil.rmtree(work)
+        if self.json:
+            write_json(self.json, figures)
+
+    def _measure(self, work: Path, shard: int) -> dict[str, dict[str, float]]:
+        paths = {name: str(work / name) for name in ("llm", "bundle", "saved")}
+        runs: dict[str, list[dict[str, float]]] = {task: [] for task in self.tasks}
+        for _ in range(self.rounds):
+            for task in self.tasks:
+                runs[task].append(_run(*(code.format(**paths) for code in TASKS[task])))
+        llm, bundle = _size(work / "llm"), _size(work / "bundle")
+        figures = {}
+        for task, results in runs.items():
+            size = llm if task in ("import", "transformers from_pretrained", "from-hf") else bundle
+            seconds = [result["seconds"] for result in results]
+            median, peak = statistics.median(seconds), max(result["peak"] - result["before"] for result in results)
+            figures[task] = {
+                "seconds": median, "least": min(seconds), "most": max(seconds), "GB": size / 1e9, "GB_per_second": size / 1e9 / median,
+                "peak_GB": peak / 1e9, "largest_shard_GB": shard / 1e9, "beyond_weights_in_shards": (peak - size) / shard,
+            }  # fmt: skip
+            speed = f"{size / 1e9:6.2f} GB  {size / 1e9 / median:6.2f} GB/s"
+            print(
+                f"{task:<30} {median:7.2f} s ({min(seconds):.2f} to {max(seconds):.2f})  {speed}  "
+                f"peak {peak / 1e9:6.2f} GB, {(peak - size) / shard:+.2f} shards beyond the weights"
+            )
+        return figures
+
+
+def synthetic_checkpoint(folder: Path, preset: str, shards: int) -> int:
+    """Writes an LLM with random weights, config and a tokenizer, in `shards` files; returns the bytes of the largest."""
+    config = LLMS[preset]
+    tensors = {name: leaf.shape for leaf in declared(LLM, lambda rngs: llamo.LLM(rngs, config)) for name in leaf.names}
+    folder.mkdir(parents=True)
+    block = np.random.default_rng(0).normal(scale=0.02, size=1 << 20).astype(ml_dtypes.bfloat16)
+    total = sum(2 * math.prod(shape) for shape in tensors.values())
+    parts: list[dict[str, tuple[int, ...]]] = [{} for _ in range(shards)]
+    written = 0
+    # In the order of layers, as real checkpoints are.
+    for name in sorted(tensors, key=lambda name: ["embed" not in name, *[int(part) for part in name.split(".") if part.isdigit()]]):
+        parts[min(shards - 1, written * shards // total)][name] = tensors[name]
+        written += 2 * math.prod(tensors[name])
+    files = {f"model-{number:05d}-of-{shards:05d}.safetensors": part for number, part in enumerate(parts, 1)}
+    for file, part in files.items():
+        made = {name: (block.dtype, shape, lambda shape=shape: np.resize(block, shape)) for name, shape in part.items()}
+        write_tensors(folder / file, made)
+    weight_map = {name: file for file, part in files.items() for name in part}
+    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_config(folder, config, bos_id=1, eos_id=2, dtype="bfloat16")
+    train_tokenizer(["a person walks."], 300, folder)
+    return max((folder / file).stat().st_size for file in files)
+
+
+def _run(prepare: str, statement: str) -> dict[str, float]:
+    """Seconds of a statement in a fresh process, and the most memory that the process held before and in all."""
+    code = (
+        "import json, time\n"
+        "def status(name):\n"
+        "    return 1024 * next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith(name))\n"
+        f"{prepare}\n"
+        "open('/proc/self/clear_refs', 'w').write('5')\n"
+        "before, started = status('VmRSS'), time.perf_counter()\n"
+        f"{statement}\n"
+        "print(json.dumps({'seconds': time.perf_counter() - started, 'before': before, 'peak': status('VmHWM')}))\n"
+    )
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    time.sleep(1)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors")) if folder.exists() else 0
+
+
+if __name__ == "__main__":
+    command = tyro.cli(LLMImport, prog="python -m experiments.benchmarks.llm_import")
+    run_reporting_mistakes(command.run, debug=command.debug)
