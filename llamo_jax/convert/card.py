@@ -23,7 +23,8 @@ def model_card(values: dict[str, Any]) -> str:
         f"{header}\n# LLaMo on {base}\n\nOne pretrained LLM with a motion tower beside it (LLaMo, arXiv 2602.12370): it {trained}. "
         "The LLM is unchanged, bit for bit.",
         "## Use\n\n```python\nimport llamo_jax\n\nmodel = llamo_jax.load(PATH_OR_ID)\n"
-        'clip = model.generate("a person waves the left hand.")\nmodel.caption(clip)\n```',
+        'clip = model.generate("a person waves the left hand.")\nmodel.caption(clip)\n```\n\n'
+        "In PyTorch, without JAX: `llamo convert to-torch BUNDLE -o DIR` writes a folder with the model file, an example and a check.",
         "## Data\n\n" + _list(data, "None: the motion side holds its initial weights."),
         "## Recipe\n\n" + _list(info.get("recipe", {}), "None."),
         "## Figures\n\n" + _list(info.get("figures", {}), "Not measured yet."),

@@ -1,5 +1,6 @@
 """A real LLM (stories260K): its logits are transformers', its story is the one that its authors' program tells."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 import llamo_jax
 from llamo_jax.convert.from_hf import bundle_from_llm
 from llamo_jax.evaluation.language import text_fidelity
+from llamo_jax.inference.text import complete_tokens
 from llamo_jax.model import Llamo
+from llamo_jax.models import llamo
 
 pytestmark = [pytest.mark.shared_data, pytest.mark.torch]
 
@@ -26,6 +29,28 @@ def stories(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Llamo:
 
 def test_the_greedy_story(stories: Llamo) -> None:
     assert stories.complete("Once upon a time", max_tokens=100).startswith(STORY)
+
+
+def test_greedy_text_is_the_same_in_jax_pytorch_and_transformers(stories: Llamo, shared: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    from llamo_jax.convert.torch_model import LLaMoForMotion
+
+    folder = shared / "llm" / "stories260K" / "hf"
+    stories.save_pretrained(tmp_path / "bundle")
+    port = LLaMoForMotion.from_pretrained(tmp_path / "bundle")
+    prompt = [stories.tokenizer.bos_id, *stories.tokenizer.encode("Once upon a time")]
+    # No end of text: 200 tokens whatever they are.
+    params = llamo.decoding_params({"text": stories.bundle.text, **stories.bundle.motion})
+    ours = complete_tokens(params, stories.config, prompt, eos_id=-1, max_tokens=200)
+    llm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    llm.generation_config.eos_token_id = None
+    theirs = llm.generate(torch.tensor([prompt]), max_new_tokens=200, do_sample=False)[0, len(prompt) :].tolist()
+    rows, lengths = port._pad_rows([prompt])
+    port.config = dataclasses.replace(port.config, eos=-1)
+    ported = port._continue(rows, torch.zeros_like(lengths), port._cache(1, len(prompt) + 200), 200)[0]
+    assert len(ours) == 200 and ours == theirs == ported
 
 
 def test_a_text_ends_with_the_token_that_the_llm_was_taught(stories: Llamo) -> None:

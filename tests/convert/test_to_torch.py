@@ -93,7 +93,8 @@ def test_it_comes_back_bit_for_bit(bundle: Path, folder: Path, tmp_path: Path) -
         assert found.eos_id == original.eos_id
         for tree in ("text", "motion"):
             for path, leaf in flatten(getattr(original, tree)).items():
-                np.testing.assert_array_equal(np.asarray(flatten(getattr(found, tree))[path]).view(np.uint8), np.asarray(leaf).view(np.uint8))
+                bits = [np.asarray(array).view(np.uint8) for array in (flatten(getattr(found, tree))[path], leaf)]
+                np.testing.assert_array_equal(*bits, err_msg=path)
         for path, leaf in flatten(original.codec.params).items():
             np.testing.assert_array_equal(flatten(found.codec.params)[path], leaf)
     assert sorted(path.name for path in (tmp_path / "back").iterdir()) == sorted(path.name for path in bundle.iterdir())
