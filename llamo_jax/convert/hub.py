@@ -65,16 +65,16 @@ def push(folder: Path, repo_id: str, *, private: bool | None = None, token: str 
     Raises:
       InputError: not logged in, not allowed, or no network.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HFValidationError
 
+    if not (token or get_token()):
+        raise InputError(f"{repo_id}: not logged in to the Hugging Face Hub; run `hf auth login`, or pass a token")
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         # Symbolic links (an LLM that is linked, not copied) are uploaded as what they point to.
         return api.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message=message).commit_url
-    except LocalTokenNotFoundError as error:
-        raise InputError(f"{repo_id}: not logged in to the Hugging Face Hub; run `hf auth login`, or pass a token") from error
     except (*_network_errors(), HFValidationError) as error:
         raise InputError(f"{repo_id}: cannot be uploaded to the Hugging Face Hub ({_reason(error)})") from error
 
