@@ -83,6 +83,30 @@ def test_a_bundle_from_an_llm_is_inspected(run: Callable, llm_folder: Path, tmp_
     assert "motion parameters" in printed and "trained" in printed
 
 
+def test_a_bundle_goes_to_pytorch_and_back(run: Callable, bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    assert "verify.py" in run("convert", "to-torch", bundle, "-o", tmp_path / "torch")
+    assert (tmp_path / "torch" / "modeling_llamo.py").exists()
+    run("convert", "from-torch", tmp_path / "torch", "-o", tmp_path / "back")
+    assert (tmp_path / "back" / "motion.safetensors").read_bytes() == (bundle / "motion.safetensors").read_bytes()
+
+
+def test_an_llm_may_be_linked(run: Callable, mistake: Callable, llm_folder: Path, tmp_path: Path) -> None:
+    run("convert", "from-hf", llm_folder, "-o", tmp_path / "fresh", "--llm-storage", "link")
+    assert (tmp_path / "fresh" / "llm" / "model.safetensors").is_symlink()
+    assert "storage link" in run("inspect", tmp_path / "fresh")
+    line = mistake("convert", "from-hf", llm_folder, "-o", tmp_path / "pinned", "--llm-storage", "pin")
+    assert "a folder cannot be pinned, only an id on the Hugging Face Hub" in line and not (tmp_path / "pinned").exists()
+
+
+def test_motionstreamers_tae_comes_in(mistake: Callable, tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(b"no checkpoint")
+    np.save(tmp_path / "m.npy", np.ones(272))
+    arguments = ("--mean", tmp_path / "m.npy", "--std", tmp_path / "m.npy", "-o", tmp_path / "vae")
+    assert "net.pth" in mistake("convert", "from-motionstreamer", tmp_path / "net.pth", *arguments)
+    assert not (tmp_path / "vae").exists()
+
+
 def test_a_data_folder_is_inspected(run: Callable, tmp_path: Path) -> None:
     build_synthetic(tmp_path / "data", num_clips=20)
     printed = run("inspect", tmp_path / "data", "--json", tmp_path / "facts.json")
