@@ -160,8 +160,13 @@ class Llamo:
         return captions[0] if isinstance(clip, MotionClip) else captions
 
     def complete(self, text: str, *, max_tokens: int = 64) -> str:
-        """The LLM's own greedy continuation of a text. Reads nothing of the motion side."""
+        """The LLM's own greedy continuation of a text. Reads nothing of the motion side.
+
+        Raises:
+          InputError: the LLM has not as many positions.
+        """
         prompt = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+        self._require_positions(len(prompt) + max_tokens, f"a text of {len(prompt)} tokens and {max_tokens} more")
         new = complete_tokens(self._params, self.config, prompt, eos_id=self.tokenizer.eos_id, max_tokens=max_tokens)
         return self.tokenizer.decode([*prompt[1:], *new])[len(self.tokenizer.decode(prompt[1:])) :]
 

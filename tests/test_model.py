@@ -106,6 +106,8 @@ def test_settings_out_of_range_are_told(model: Llamo, settings: dict, message: s
 def test_mistakes_in_input_are_told(model: Llamo, clip: MotionClip) -> None:
     with pytest.raises(InputError, match="the text is empty"):
         model.generate("  ")
+    with pytest.raises(InputError, match=r"a text of 2 tokens and 5000 more need 5002 positions; the LLM has 2048"):
+        model.complete("a", max_tokens=5000)
     with pytest.raises(InputError, match="token ids run from 5 to 5000; expected 0 to 299"):
         model.text_logits(np.array([[5, 5000]]))
     assert model.generate([]) == [] and model.caption([]) == []

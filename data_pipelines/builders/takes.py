@@ -147,7 +147,7 @@ def build(
     *,
     builder: str,
     source: str,
-    licence: str,
+    licence: str = "not recorded",
     workers: int = 2,
     check: Check | None = None,
 ) -> MotionShards:

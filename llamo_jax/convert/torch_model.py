@@ -937,8 +937,13 @@ class LLaMoForMotion(nn.Module):
 
     @torch.no_grad()
     def complete(self, text: str, max_tokens: int = 64) -> str:
-        """The LLM's own greedy continuation of a text. Reads nothing of the motion side."""
+        """The LLM's own greedy continuation of a text. Reads nothing of the motion side.
+
+        Raises:
+          ValueError: the LLM has not as many positions.
+        """
         prompt = [self.config.bos, *self._encode_text(text)]
+        self._require_positions(len(prompt) + max_tokens, f"a text of {len(prompt)} tokens and {max_tokens} more")
         tokens, lengths = self._pad_rows([prompt])
         cache = self._cache(1, len(prompt) + max_tokens)
         new = self._continue(tokens, torch.zeros_like(lengths), cache, max_tokens)[0]

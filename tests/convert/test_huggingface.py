@@ -120,7 +120,7 @@ def test_each_part_is_that_of_transformers(variant: tuple) -> None:
     for index, layer in enumerate(mot.unstack(text["layers"])):
         block = model.model.layers[index]
         with torch.no_grad():
-            given = torch.from_numpy(x)
+            given = torch.from_numpy(np.array(x))
             close(rms_norm(layer["attn_norm"], x, config.norm_eps), normed := block.input_layernorm(given))
             mixed = block.self_attn(normed, position_embeddings=angles, attention_mask=theirs_mask)[0]
             q, k, v = mot.project(layer, jnp.asarray(x), positions, config, frequencies)
