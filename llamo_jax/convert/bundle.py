@@ -13,6 +13,7 @@ another shape or of other bytes than were written is an error.
 import dataclasses
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -154,12 +155,16 @@ def read_bundle(path: str | Path, *, dtype: Any | None = None, verify: bool = Tr
         raise InputError(f"{path}: the LLM's config.json describes another LLM than the bundle's; the bundle was put together from two")
     _open(path / "motion.safetensors", motion_leaves).close()
     _open(path / "motion_vae.safetensors", _vae_leaves(vae_config, version)).close()
-    if verify and version > 1:
-        _require_files(path, values, llm.folder)
-    _, text = huggingface.load_llm(llm.folder, dtype=dtype)
-    motion = _read(path / "motion.safetensors", motion_leaves)
     eos_id = values["tokens"]["eos"] if version > 1 else None
-    return Bundle(config, text, motion, _read_codec(path, vae_config, version), llm, values["info"], eos_id)
+    with ThreadPoolExecutor(1) as pool:
+        # Hashing takes as long as reading, and another core.
+        hashes = pool.submit(_require_files, path, values, llm.folder) if verify and version > 1 else None
+        _, text = huggingface.load_llm(llm.folder, dtype=dtype)
+        motion = _read(path / "motion.safetensors", motion_leaves)
+        codec = _read_codec(path, vae_config, version)
+        if hashes:
+            hashes.result()
+    return Bundle(config, text, motion, codec, llm, values["info"], eos_id)
 
 
 def _configs(path: Path, values: dict[str, Any]) -> tuple[LlamoConfig, MotionVAEConfig]:
@@ -235,7 +240,7 @@ def read_codec(path: str | Path) -> MotionCodec:
     config, version = MotionVAEConfig.from_json(values["motion_vae"]), values.get("format_version", FORMAT_VERSION)
     _open(path / "motion_vae.safetensors", _vae_leaves(config, version)).close()
     if version > 1:
-        _require_hashes(path, {"motion_vae.safetensors": _recorded(path, values.get("files")).get("motion_vae.safetensors")})
+        _require_hashes({path / "motion_vae.safetensors": _recorded(path, values.get("files")).get("motion_vae.safetensors")})
     return _read_codec(path, config, version)
 
 
@@ -286,9 +291,8 @@ def _require_files(path: Path, values: dict[str, Any], llm: Path) -> None:
     recorded = _recorded(path, values.get("llm", {}).get("files"))
     if surplus := sorted({file.name for file in huggingface.files_of(llm)} - set(recorded)):
         raise InputError(f"{llm}: {some(surplus)} came after the bundle was written; expected {some(sorted(recorded))}")
-    _require_hashes(llm, recorded)
     files = _recorded(path, values.get("files"))
-    _require_hashes(path, {name: files.get(name) for name in FILES})
+    _require_hashes({llm / name: record for name, record in recorded.items()} | {path / name: files.get(name) for name in FILES})
 
 
 def _recorded(path: Path, files: Any) -> dict[str, dict[str, Any]]:
@@ -297,17 +301,16 @@ def _recorded(path: Path, files: Any) -> dict[str, dict[str, Any]]:
     return files
 
 
-def _require_hashes(folder: Path, recorded: Mapping[str, dict[str, Any] | None]) -> None:
-    for name, record in recorded.items():
+def _require_hashes(recorded: Mapping[Path, dict[str, Any] | None]) -> None:
+    for file, record in recorded.items():
         if record is None:
-            raise InputError(f"{folder}: no hash of {name} in config.json; the config is damaged")
-        if not (folder / name).exists():
-            raise InputError(f"{folder / name}: no such file; the bundle is incomplete")
-        if (size := (folder / name).stat().st_size) != record["bytes"]:
-            raise InputError(f"{folder / name}: {size} bytes, {record['bytes']} when the bundle was written; it is damaged or was replaced")
-    for file, digest in sha256([folder / name for name in recorded]).items():
-        if digest != recorded[file.name]["sha256"]:
-            expected = recorded[file.name]["sha256"]
+            raise InputError(f"{file}: no hash of it in config.json; the config is damaged")
+        if not file.exists():
+            raise InputError(f"{file}: no such file; the bundle is incomplete")
+        if (size := file.stat().st_size) != record["bytes"]:
+            raise InputError(f"{file}: {size} bytes, {record['bytes']} when the bundle was written; it is damaged or was replaced")
+    for file, digest in sha256(recorded).items():
+        if digest != (expected := recorded[file]["sha256"]):
             raise InputError(f"{file}: SHA-256 {digest}, {expected} when the bundle was written; it is damaged or was replaced")
 
 

@@ -24,7 +24,6 @@ DTYPES = {"F64": np.dtype("f8"), "F32": np.dtype("f4"), "F16": np.dtype("f2"), "
 """What weights may be stored as; integers and 8-bit floats are quantised weights, which need more than their numbers."""
 
 _LARGEST_HEADER = 100_000_000
-_CHUNK = 1 << 22
 
 Index = tuple[slice, ...]
 
@@ -173,8 +172,5 @@ def sha256(paths: Iterable[Path]) -> dict[Path, str]:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
