@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from llamo_jax.errors import InputError
+from llamo_jax.files import read_json
 
 
 class Tokenizer:
@@ -19,22 +20,23 @@ class Tokenizer:
       eos_id: the token that ends a text, where it is known; then `output_rows` is not looked through.
 
     Attributes:
-      bos_id: token that starts every sequence.
+      bos_id: token that starts every sequence: the tokenizer's, else the LLM's (Qwen's tokenizers have none, its config.json names
+        <|endoftext|>), else the one that ends a text.
       eos_id: token that ends a text.
     """
 
     def __init__(self, folder: str | Path, output_rows: Any | None = None, eos_id: int | None = None):
         from transformers import AutoTokenizer  # seconds to import: only where a tokenizer is used
 
-        if not (Path(folder) / "tokenizer.json").exists() and not (Path(folder) / "tokenizer.model").exists():
+        if not any((Path(folder) / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
             raise InputError(f"{folder}: no tokenizer.json; expected a Hugging Face folder with its tokenizer")
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(folder))
         except Exception as error:  # the tokenizers library raises bare Exception
             raise InputError(f"{folder}: the tokenizer cannot be read ({error})") from error
-        if self._tokenizer.bos_token_id is None or self._tokenizer.eos_token_id is None:
-            raise InputError(f"{folder}: the tokenizer has no beginning- or end-of-text token; expected both in tokenizer_config.json")
-        self.bos_id: int = self._tokenizer.bos_token_id
+        if self._tokenizer.eos_token_id is None:
+            raise InputError(f"{folder}: the tokenizer has no end-of-text token; expected an eos_token in tokenizer_config.json")
+        self.bos_id: int = _beginning(self._tokenizer, Path(folder))
         self.eos_id: int = self._tokenizer.eos_token_id if eos_id is None else eos_id
         if output_rows is not None and len(self) > len(output_rows):
             raise InputError(f"{folder}: the tokenizer has {len(self)} tokens and the LLM {len(output_rows)}; they do not belong together")
@@ -55,6 +57,14 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         """The text of token ids, special tokens left out."""
         return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _beginning(tokenizer: Any, folder: Path) -> int:
+    if tokenizer.bos_token_id is not None:
+        return tokenizer.bos_token_id
+    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    found = config.get("bos_token_id") if isinstance(config, dict) else None
+    return found if isinstance(found, int) and 0 <= found < len(tokenizer) else tokenizer.eos_token_id
 
 
 def _can_be_said(rows: Float[np.ndarray, "V D"], token: int) -> bool:

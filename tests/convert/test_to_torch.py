@@ -6,18 +6,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 import llamo_jax
-from llamo_jax.convert.bundle import read_bundle
+from llamo_jax.convert.bundle import read_bundle, write_bundle
+from llamo_jax.convert.from_hf import bundle_from_llm
 from llamo_jax.convert.to_torch import from_torch, to_torch
 from llamo_jax.errors import InputError
+from llamo_jax.tokenizer import train_tokenizer
 from llamo_jax.trees import flatten
 
 torch = pytest.importorskip("torch", reason="needs PyTorch, for which the folders are made")
+from llamo_jax.convert import torch_model  # noqa: E402
 from llamo_jax.convert.torch_model import LLaMoForMotion  # noqa: E402
+from tests.convert.random_llms import VARIANTS, random_llm  # noqa: E402
+
+sys.modules.setdefault("modeling_llamo", torch_model)  # the name that it has in a folder
 
 pytestmark = pytest.mark.torch
 
@@ -111,6 +118,28 @@ def test_what_pytorch_trains_jax_runs(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(after.motion["motion"]["adapter"]["weight"], 2 * before.motion["motion"]["adapter"]["weight"])
     assert after.codec.params["decoder"]["input"]["weight"][1, 0, 2] == 7
     assert llamo_jax.load(tmp_path / "bundle").complete("a person", max_tokens=2) == model.complete("a person", max_tokens=2)
+
+
+@pytest.mark.parametrize("variant", ["llama-biases", "llama-llama3", "mistral-window", "qwen2-tied", "qwen3-biases"])
+def test_every_family_goes_to_pytorch(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a Hugging Face folder to a bundle, whose towers have the family's options, to PyTorch, compared with what JAX recorded."""
+    from llamo_jax.convert.torch_folder import verify
+
+    family, changes = VARIANTS[variant]
+    random_llm(tmp_path / "llm", family, **(changes | {"vocab_size": 320, "max_position_embeddings": 256}))
+    train_tokenizer(["a person walks."], 300, tmp_path / "llm")
+    bundle_from_llm(tmp_path / "llm", tmp_path / "bundle")
+    whole = read_bundle(tmp_path / "bundle")
+    # What starts at zero would hide what lies behind it; much larger weights make random motion chaotic, where rounding grows.
+    flow = whole.motion["flow"]
+    for index, name in enumerate(("modulation", "output")):
+        weight = flow[name]["weight"]
+        flow[name]["weight"] = weight + 0.01 * jax.random.normal(jax.random.key(index), weight.shape)
+    write_bundle(tmp_path / "bundle", whole)
+    to_torch(tmp_path / "bundle", tmp_path / "torch")
+    monkeypatch.setattr(verify, "FOLDER", tmp_path / "torch")
+    monkeypatch.setattr(sys, "argv", ["verify.py"])
+    assert verify.main() == 0
 
 
 def test_mistakes_are_told(bundle: Path, folder: Path, tmp_path: Path) -> None:
