@@ -38,6 +38,10 @@ _TORCH = "import torch, transformers; from transformers import AutoModelForCausa
 
 TASKS = {
     "import": (_JAX, "kept = jax.block_until_ready(huggingface.load_llm({llm!r}))"),
+    "import, fsdp over 8 devices": (
+        "import jax; jax.config.update('jax_num_cpu_devices', 8); from llamo_jax import sharding; " + _JAX,
+        "kept = jax.block_until_ready(huggingface.load_llm({llm!r}, mesh=sharding.make_mesh(fsdp=8)))",
+    ),
     "transformers from_pretrained": (
         _TORCH,
         "kept = AutoModelForCausalLM.from_pretrained({llm!r}, dtype=torch.bfloat16)\n"
@@ -91,7 +95,7 @@ class LLMImport:
         llm, bundle = _size(work / "llm"), _size(work / "bundle")
         figures = {}
         for task, results in runs.items():
-            size = llm if task in ("import", "transformers from_pretrained", "from-hf") else bundle
+            size = llm if task.startswith(("import", "transformers", "from-hf")) else bundle
             seconds = [result["seconds"] for result in results]
             median, peak = statistics.median(seconds), max(result["peak"] - result["before"] for result in results)
             figures[task] = {

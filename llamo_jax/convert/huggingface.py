@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from llamo_jax.config import LLMConfig, RopeScaling
 from llamo_jax.convert import hub, layout
 from llamo_jax.convert.layout import Leaf
-from llamo_jax.convert.weights import Weights, declared, write_sharded
+from llamo_jax.convert.weights import Weights, declared, tree_shape, write_sharded
 from llamo_jax.errors import InputError
 from llamo_jax.files import read_json, write_json
 from llamo_jax.models import llamo
@@ -196,11 +196,17 @@ def holds(folder: Path, text: dict[str, Any]) -> bool:
             return False
         for leaf in expected:
             array = jax.numpy.asarray(own[leaf.path])
-            for shard in array.addressable_shards:
-                there = weights.read(leaf, shard.index, np.dtype(array.dtype))
-                if there.shape != shard.data.shape or not np.array_equal(there.view(np.uint8), np.asarray(shard.data).view(np.uint8)):
-                    return False
+            if array.shape != tree_shape(leaf):
+                return False
+            shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+            there = weights.local(leaf, [shard.index for shard in shards], np.dtype(array.dtype))
+            if not all(_same_bits(there(shard.index), np.asarray(shard.data)) for shard in shards):
+                return False
     return True
+
+
+def _same_bits(first: np.ndarray, second: np.ndarray) -> bool:
+    return np.array_equal(np.ascontiguousarray(first).view(np.uint8), np.ascontiguousarray(second).view(np.uint8))
 
 
 def require_llm(folder: Path) -> LLMConfig:

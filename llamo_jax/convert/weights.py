@@ -97,7 +97,7 @@ class Weights:
 
     def read(self, leaf: Leaf, index: Index | None = None, dtype: np.dtype | None = None) -> np.ndarray:
         """A leaf of the tree, or the part of it that slices of its axes name; `dtype` converts it."""
-        whole = tuple(slice(0, length) for length in _tree_shape(leaf))
+        whole = tuple(slice(0, length) for length in tree_shape(leaf))
         index = whole if index is None else tuple(slice(*s.indices(full.stop)) for s, full in zip(index, whole, strict=True))
         out = _aligned_empty([part.stop - part.start for part in index], np.dtype(dtype or self.dtype(leaf)))
         names = leaf.names[index[0]] if leaf.stacked else leaf.names
@@ -123,9 +123,23 @@ class Weights:
         default = SingleDeviceSharding(jax.local_devices()[0])
         for leaf in expected:
             sharding = default if shardings is None else shardings[leaf.path]
-            read = functools.partial(self.read, leaf, dtype=dtype)
-            flat[leaf.path] = jax.make_array_from_callback(_tree_shape(leaf), sharding, read)
+            shape = tree_shape(leaf)
+            part = self.local(leaf, sharding.addressable_devices_indices_map(shape).values(), dtype)
+            flat[leaf.path] = jax.make_array_from_callback(shape, sharding, part)
         return unflatten(flat)
+
+    def local(self, leaf: Leaf, indices: Iterable[Index], dtype: np.dtype | None = None) -> Callable[[Index], np.ndarray]:
+        """A function that gives the parts of a leaf at any of `indices`. What lies between the first and the last of them is read once."""
+        shape = tree_shape(leaf)
+        spans = [[part.indices(length)[:2] for part, length in zip(index, shape, strict=True)] for index in indices]
+        hull = [(min(start for start, _ in axis), max(stop for _, stop in axis)) for axis in zip(*spans, strict=True)]
+        data = self.read(leaf, tuple(slice(start, stop) for start, stop in hull), dtype)
+
+        def part(index: Index) -> np.ndarray:
+            bounds = [part.indices(length)[:2] for part, length in zip(index, shape, strict=True)]
+            return data[tuple(slice(start - low, stop - low) for (start, stop), (low, _) in zip(bounds, hull, strict=True))]
+
+        return part
 
 
 def _aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
@@ -187,7 +201,8 @@ def _host_tensor(array: Any, leaf: Leaf, layer: int) -> np.ndarray:
     return tensor if leaf.axes is None else tensor.transpose(leaf.axes)
 
 
-def _tree_shape(leaf: Leaf) -> tuple[int, ...]:
+def tree_shape(leaf: Leaf) -> tuple[int, ...]:
+    """Shape of a leaf in the tree, its tensors stacked."""
     each = leaf.shape if leaf.axes is None else tuple(leaf.shape[axis] for axis in leaf.axes)
     return (len(leaf.names), *each) if leaf.stacked else each
 
