@@ -2,7 +2,8 @@
 
 from setuptools import find_packages, setup
 
-# jax and flax work in pairs: flax up to 0.12.8 does not import under jax 0.11.1 and later, and jax 0.11 needs Python 3.12.
+# jax and flax work in pairs: flax up to 0.12.8 does not import under jax 0.11.1 and later, and jax 0.11 needs Python
+# 3.12.
 JAX_PAIRS = [
     'jax>=0.10.2,<0.11; python_version < "3.12"',
     'flax>=0.12.8,<0.12.9; python_version < "3.12"',

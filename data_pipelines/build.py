@@ -1,117 +1,64 @@
-"""Builds motion shards: python -m data_pipelines.build synthetic|bandai_namco|bvh --out DIR [--source DIR] [options]."""
+"""Builds data folders: python -m data_pipelines.build NAME --out DIR [--source DIR] [options]."""
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, Union
 
 import tyro
 
-from data_pipelines.builders.bandai_namco import build_bandai_namco
-from data_pipelines.builders.bvh_folder import build_bvh_folder
-from data_pipelines.shards import MotionShards
-from llamo_jax.errors import run_reporting_mistakes
-from llamo_jax.files import write_json
+from data_pipelines.builders import DATASETS
+from data_pipelines.builders.dataset import Dataset, build
+from data_pipelines.folder import MotionFolder
+from llamo_jax.commands import Reporting, read, run
 
 
-@dataclasses.dataclass(frozen=True)
-class Synthetic:
-    """The procedural corpus: bodies that walk, run, jump, wave and more, with captions. Needs no data."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Build(Reporting):
+    """What the command of every data set takes beside the data set's own options."""
 
+    kind: ClassVar[type[Dataset]]
     out: Path
     """Data folder to write."""
-    num_clips: int = 2000
-    """Clips to generate."""
-    seed: int = 0
-    """The same seed gives the same corpus."""
-    json: Path | None = None
-    """Write the manifest to this file too."""
-    debug: bool = False
-    """Show the traceback of a mistake."""
-
-    def run(self) -> MotionShards:
-        from data_pipelines.builders.synthetic_builder import build_synthetic
-
-        return build_synthetic(self.out, num_clips=self.num_clips, seed=self.seed)
-
-
-@dataclasses.dataclass(frozen=True)
-class BandaiNamco:
-    """The Bandai-Namco-Research-Motiondataset 1 and 2."""
-
-    source: Path
-    """Folder that holds the extracted data set."""
-    out: Path
-    """Data folder to write."""
-    min_takes: int = 5
-    """Leave out contents and styles with fewer takes."""
     workers: int = 2
-    """Processes."""
-    json: Path | None = None
-    """Write the manifest to this file too."""
-    debug: bool = False
-    """Show the traceback of a mistake."""
+    """Processes. The result does not depend on their number."""
 
-    def run(self) -> MotionShards:
-        return build_bandai_namco(self.source, self.out, min_takes=self.min_takes, workers=self.workers)
+    def run(self) -> None:
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self.kind)}
+        folder = build(self.kind(**options), self.out, workers=self.workers)
+        self.report(summary(folder), folder.manifest)
 
 
-@dataclasses.dataclass(frozen=True)
-class BvhFolder:
-    """A folder of BVH files with a JSON of captions (the CMU set, or your own).
-
-    captions.json maps the path of a recording, without .bvh, or its name alone where only one file has it, to its sentences:
-    {"walks/walk_01": ["a person walks.", "someone goes for a walk."], ...}
-    """
-
-    source: Path
-    """Folder of BVH files, at any depth."""
-    out: Path
-    """Data folder to write."""
-    captions: Path | None = None
-    """The captions file; SOURCE/captions.json by default."""
-    workers: int = 2
-    """Processes."""
-    json: Path | None = None
-    """Write the manifest to this file too."""
-    debug: bool = False
-    """Show the traceback of a mistake."""
-
-    def run(self) -> MotionShards:
-        return build_bvh_folder(self.source, self.out, captions=self.captions, workers=self.workers)
+def _command(kind: type[Dataset]) -> type[Dataset]:
+    """The command of a data set: its own fields and those of `Build`."""
+    made = dataclasses.make_dataclass(kind.__name__, (), bases=(kind, Build), frozen=True, kw_only=True)
+    made.__doc__, made.kind = kind.__doc__, kind
+    return made
 
 
-Command = (
-    Annotated[Synthetic, tyro.conf.subcommand("synthetic")]
-    | Annotated[BandaiNamco, tyro.conf.subcommand("bandai_namco")]
-    | Annotated[BvhFolder, tyro.conf.subcommand("bvh")]
-)
+COMMANDS = Union[tuple(Annotated[_command(kind), tyro.conf.subcommand(kind.name)] for kind in DATASETS)]  # noqa: UP007
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit code 0, or 2 for a user's mistake, told in one line."""
-    command = tyro.cli(Command, prog="python -m data_pipelines.build", description=__doc__, args=arguments)
-
-    def run() -> None:
-        shards = command.run()
-        if command.json:
-            write_json(command.json, shards.manifest)
-        print(report(shards))
-
-    run_reporting_mistakes(run, debug=command.debug)
+    run(read(COMMANDS, "python -m data_pipelines.build", arguments, __doc__))
 
 
-def report(shards: MotionShards) -> str:
+def summary(folder: MotionFolder) -> str:
     """What was written and what was left out, in a few lines."""
-    manifest = shards.manifest
+    manifest = folder.manifest
     lines = [
-        f"{split:<12}{count:>7} motions {manifest['hours'][split]:8.2f} h   frames {_lengths(manifest['lengths'][split])}"
+        f"{split:<12}{count:>7} motions {manifest['hours'][split]:8.2f} h   frames "
+        f"{_lengths(manifest['lengths'][split])}"
         for split, count in manifest["records"].items()
     ]
     rejected = manifest.get("rejected", {})
-    lines.append(f"left out    {sum(rejected.values()):>7}" + "".join(f"\n  {count} {reason}" for reason, count in rejected.items()))
+    lines.append(
+        f"left out    {sum(rejected.values()):>7}"
+        + "".join(f"\n  {count} {reason}" for reason, count in rejected.items())
+    )
     for reason, names in manifest.get("rejected_names", {}).items():
         lines += [f"    {reason}: {name}" for name in names[:5]]
-    return "\n".join([*lines, f"-> {shards.path}"])
+    return "\n".join([*lines, f"-> {folder.path}"])
 
 
 def _lengths(lengths: dict[str, int]) -> str:

@@ -1,27 +1,30 @@
-"""Samples of the two streams, and several samples packed into one row.
+"""Samples of the two streams, and several samples packed into one row of a `Batch`.
 
-A sample is a dict of arrays of the text stream [l, ...] and of the motion stream [m, ...]. Positions count over both streams of a sample:
-
-    text-to-motion    [BOS] prompt | [BOM] z_0 ... z_(n-1)
-    motion-to-text    [BOS] before | [BOM] z_0 ... z_(n-1) | [EOM] after, caption [EOS]
-
-A motion of n latents takes n + 1 slots: slot i holds its target z_i, and the last slot the end. The model feeds slot i the latent
-z_(i-1), and [BOM] where `motion_start` is True.
+A sample is a dict of arrays [l, ...] of the text stream and [m, ...] of the motion stream, under the names of
+`Batch.arrays`. `prompts.py` draws the order of what is in it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import grain
 import numpy as np
 from jaxtyping import Float
 
+from llamo_jax.batch import Batch
+
 Sample = dict[str, np.ndarray]
-Batch = dict[str, np.ndarray]
 
-TEXT_STREAM = ("text_tokens", "text_positions", "text_targets", "text_loss_mask")
-MOTION_STREAM = ("motion_latents", "motion_start", "motion_positions", "flow_mask", "exit_targets", "exit_mask")
+TEXT_STREAM = ("text/tokens", "text/positions", "text/targets", "text/loss_mask")
+MOTION_STREAM = (
+    "motion/latents",
+    "motion/start",
+    "motion/positions",
+    "motion/flow_mask",
+    "motion/exit_targets",
+    "motion/exit_mask",
+)
 
-BINS_PER_ROW = 4
+BATCHES_PER_GROUP = 4
 """Rows are packed in groups of this many batches: the more, the less padding."""
 
 
@@ -34,19 +37,25 @@ def text_to_motion(prompt: Sequence[int], latents: Float[np.ndarray, "n Z"], *, 
       complete: the motion's true end follows the last latent. If not, slot n teaches nothing.
     """
     slots = len(latents) + 1
-    flow_mask, exit_targets, exit_mask = np.ones(slots, np.float32), np.zeros(slots, np.float32), np.ones(slots, np.float32)
+    flow_mask, exit_targets, exit_mask = (
+        np.ones(slots, np.float32),
+        np.zeros(slots, np.float32),
+        np.ones(slots, np.float32),
+    )
     flow_mask[-1] = 0
     exit_targets[-1] = exit_mask[-1] = complete
     return {
         **_text(prompt, np.arange(len(prompt))),
         **_motion(latents, len(prompt)),
-        "flow_mask": flow_mask,
-        "exit_targets": exit_targets,
-        "exit_mask": exit_mask,
+        "motion/flow_mask": flow_mask,
+        "motion/exit_targets": exit_targets,
+        "motion/exit_mask": exit_mask,
     }
 
 
-def motion_to_text(before: Sequence[int], latents: Float[np.ndarray, "n Z"], after: Sequence[int], target: Sequence[int]) -> Sample:
+def motion_to_text(
+    before: Sequence[int], latents: Float[np.ndarray, "n Z"], after: Sequence[int], target: Sequence[int]
+) -> Sample:
     """A sample that learns the text behind a motion.
 
     Args:
@@ -63,14 +72,15 @@ def motion_to_text(before: Sequence[int], latents: Float[np.ndarray, "n Z"], aft
     return {
         **_text(tokens, positions, first_target=len(before) + len(after)),
         **_motion(latents, len(before)),
-        "flow_mask": unused,
-        "exit_targets": unused,
-        "exit_mask": unused,
+        "motion/flow_mask": unused,
+        "motion/exit_targets": unused,
+        "motion/exit_mask": unused,
     }
 
 
 def text_only(tokens: Sequence[int]) -> Sample:
-    """A sample of plain language modelling, [BOS] first: every token but the first is learnt. It has no motion stream."""
+    """A sample of plain language modelling, [BOS] first: every token but the first is learnt. It has no motion
+    stream."""
     return _text(tokens, np.arange(len(tokens)), first_target=1)
 
 
@@ -81,7 +91,12 @@ def _text(tokens: Sequence[int], positions: np.ndarray, first_target: int | None
     if first_target is not None:
         targets[first_target - 1 : -1] = ids[first_target:]
         mask[first_target - 1 : -1] = 1
-    return {"text_tokens": ids, "text_positions": positions.astype(np.int32), "text_targets": targets, "text_loss_mask": mask}
+    return {
+        "text/tokens": ids,
+        "text/positions": positions.astype(np.int32),
+        "text/targets": targets,
+        "text/loss_mask": mask,
+    }
 
 
 def _motion(latents: Float[np.ndarray, "n Z"], first_position: int) -> Sample:
@@ -91,13 +106,16 @@ def _motion(latents: Float[np.ndarray, "n Z"], first_position: int) -> Sample:
     start = np.zeros(slots, bool)
     start[0] = True
     positions = np.arange(first_position, first_position + slots, dtype=np.int32)
-    return {"motion_latents": padded, "motion_start": start, "motion_positions": positions}
+    return {"motion/latents": padded, "motion/start": start, "motion/positions": positions}
 
 
-def packed_batches(samples: grain.IterDataset, *, rows: int, text_len: int, motion_len: int | None, seed: int) -> grain.IterDataset:
+def packed_batches(
+    samples: grain.IterDataset, *, rows: int, text_len: int, motion_len: int | None, seed: int
+) -> grain.IterDataset:
     """Batches of `rows` rows in which samples lie one after the other, first fit (Grain).
 
-    Nothing is split, dropped or repeated: a sample that fits no open row closes the whole group of rows, which are then given out in
+    Nothing is split, dropped or repeated: a sample that fits no open row closes the whole group of rows, which are then
+      given out in
     random order. A sample longer than a row raises ValueError; whoever makes samples keeps to the budget.
 
     Args:
@@ -108,21 +126,25 @@ def packed_batches(samples: grain.IterDataset, *, rows: int, text_len: int, moti
       seed: of the order of rows.
 
     Returns:
-      Dataset of dicts of [rows, text_len] and [rows, motion_len] arrays: those of the samples with "text_segments" and
-      "motion_segments" (int32; 0 is padding, else the sample's number in its row, from 1).
+      Dataset of `Batch`es.
     """
     lengths = dict.fromkeys(TEXT_STREAM, text_len)
     if motion_len is not None:
         lengths |= dict.fromkeys(MOTION_STREAM, motion_len)
     # Grain adds segment ids to every field that is not "meta": one field a stream is enough.
-    meta = [name for name in lengths if name not in ("text_tokens", "motion_latents")]
+    meta = [name for name in lengths if name not in ("text/tokens", "motion/latents")]
     packed = grain.experimental.FirstFitPackIterDataset(
-        samples, length_struct=lengths, num_packing_bins=rows * BINS_PER_ROW, seed=seed, shuffle_bins=True, meta_features=meta
+        samples,
+        length_struct=lengths,
+        num_packing_bins=rows * BATCHES_PER_GROUP,
+        seed=seed,
+        shuffle_bins=True,
+        meta_features=meta,
     )
-    return packed.map(_with_segments).batch(rows, drop_remainder=True)
+    return packed.map(_with_segments).batch(rows, drop_remainder=True).map(Batch.of)
 
 
-_SEGMENTS = {"text_tokens_segment_ids": "text_segments", "motion_latents_segment_ids": "motion_segments"}
+_SEGMENTS = {"text/tokens_segment_ids": "text/segments", "motion/latents_segment_ids": "motion/segments"}
 
 
 def _with_segments(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -130,9 +152,4 @@ def _with_segments(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {_SEGMENTS.get(name, name): array for name, array in row.items() if name not in _GRAIN_POSITIONS}
 
 
-_GRAIN_POSITIONS = ("text_tokens_positions", "motion_latents_positions")
-
-
-def efficiency(batch: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Share of a batch's text tokens and motion slots that are not padding."""
-    return {stream: float((batch[f"{stream}_segments"] > 0).mean()) for stream in ("text", "motion") if f"{stream}_segments" in batch}
+_GRAIN_POSITIONS = ("text/tokens_positions", "motion/latents_positions")

@@ -1,4 +1,5 @@
-"""Recipes: every number of a training run, by name. Sources: LLaMo (arXiv 2602.12370), Training; for small scale, our own measurements."""
+"""Recipes: every number of a training run, by name. Sources: LLaMo (arXiv 2602.12370), Training; for small scale, our
+own measurements."""
 
 import dataclasses
 
@@ -8,11 +9,12 @@ from llamo_jax.training.loop import RunConfig
 from llamo_jax.training.losses import LlamoLossConfig, VAELossConfig
 from llamo_jax.training.optim import OptimConfig
 
-# What trains in each stage (paper, Training): the text tower only in stage 0, which the demo needs and a pretrained LLM does not.
+# What trains in each stage (paper, Training): the text tower only in stage 0, which the demo needs and a pretrained LLM
+# does not.
 LLM = ("text/",)
-ALIGNMENT = ("motion/adapter", "motion/bom", "motion/eom", "flow/")
-ALL_MOTION = ("motion/", "flow/", "exit/")
-HEADS = ("flow/", "exit/")
+ALIGNMENT = ("motion/adapter", "motion/bom", "motion/eom", "flow_head/")
+ALL_MOTION = ("motion/", "flow_head/", "exit_head/")
+HEADS = ("flow_head/", "exit_head/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +34,13 @@ class StageRecipe(Config):
     """One stage of the model's training."""
 
     run: RunConfig
-    t2m_rows: int = 0
-    m2t_rows: int = 0
+    rows: dict[str, int]
+    """Task -> rows of a batch."""
     min_speed: float = 0.0
     """Motions slower than this (mean joint speed, m/s) are left out: stage 3 trains without static clips."""
 
     def __post_init__(self) -> None:
-        require(self.t2m_rows + self.m2t_rows > 0, f"stage {self.run.name} has no rows of either task")
-
-    @property
-    def rows(self) -> dict[str, int]:
-        """Task -> rows of a batch, of the tasks that it has."""
-        return {task: rows for task, rows in (("t2m", self.t2m_rows), ("m2t", self.m2t_rows)) if rows}
+        require(sum(self.rows.values()) > 0, f"stage {self.run.name} has no rows of any task")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,43 +59,92 @@ class Recipe(Config):
 
 
 def _three_stages(
-    t2m_rows: int, m2t_rows: int, steps: tuple[int, int, int], optim: OptimConfig, limits: tuple[float | None, ...]
+    *,
+    t2m_rows: int,
+    m2t_rows: int,
+    optim: OptimConfig,
+    steps: tuple[int, int, int],
+    seconds: tuple[float, float, float],
 ) -> tuple[StageRecipe, ...]:
-    """The paper's stages: alignment on both tasks alike, joint training with more of text-to-motion, annealing of the heads on it alone."""
+    """The paper's stages: alignment, joint training, annealing of the heads.
+
+    Alignment has as much of both tasks, joint training more of text-to-motion, and annealing that alone.
+
+    Args:
+      t2m_rows: of a batch of joint training.
+      m2t_rows: of a batch of joint training.
+      optim: of joint training; alignment does not anneal, and annealing starts at a sixth of its rate.
+      steps: of each stage, at most.
+      seconds: of each stage, at most.
+    """
     rows = t2m_rows + m2t_rows
-    alignment = dataclasses.replace(optim, final_fraction=1.0)
-    annealing = dataclasses.replace(optim, learning_rate=optim.learning_rate / 6, warmup_steps=10)
+    alignment = RunConfig(
+        name="stage1",
+        steps=steps[0],
+        optim=dataclasses.replace(optim, final_fraction=1.0),
+        trainable=ALIGNMENT,
+        time_limit=seconds[0],
+    )
+    joint = RunConfig(name="stage2", steps=steps[1], optim=optim, trainable=ALL_MOTION, time_limit=seconds[1])
+    annealing = RunConfig(
+        name="stage3",
+        steps=steps[2],
+        optim=dataclasses.replace(optim, learning_rate=optim.learning_rate / 6, warmup_steps=10),
+        trainable=HEADS,
+        time_limit=seconds[2],
+        checkpoint_every=5000,
+    )
     return (
-        StageRecipe(RunConfig("stage1", steps[0], alignment, ALIGNMENT, limits[0]), rows // 2, rows - rows // 2),
-        StageRecipe(RunConfig("stage2", steps[1], optim, ALL_MOTION, limits[1]), t2m_rows, m2t_rows),
-        StageRecipe(RunConfig("stage3", steps[2], annealing, HEADS, limits[2], checkpoint_every=5000), rows, 0, min_speed=0.05),
+        StageRecipe(alignment, rows={"t2m": rows // 2, "m2t": rows - rows // 2}),
+        StageRecipe(joint, rows={"t2m": t2m_rows, "m2t": m2t_rows}),
+        StageRecipe(annealing, rows={"t2m": rows}, min_speed=0.05),
     )
 
 
-STAGE_0 = RunConfig("stage0", 800, OptimConfig(3e-3, warmup_steps=50), LLM, time_limit=30.0)
+_VAE_OPTIM = OptimConfig(learning_rate=2e-3, beta2=0.99)
 
-# Forty minutes on two CPU cores, on real recordings, measuring included. A row holds two or three motions, and nearly all that people
-# record fits one whole (12.7 s): of a motion that is cut, no end is learnt.
+STAGE_0 = RunConfig(
+    name="stage0",
+    steps=800,
+    optim=OptimConfig(learning_rate=3e-3, warmup_steps=50),
+    trainable=LLM,
+    time_limit=30.0,
+)
+
+# Real recordings, on two CPU cores. A row holds two or three motions, and nearly all that people record fits one whole
+# (12.7 s): of a motion that is cut, no end is learnt.
 RECORDINGS = Recipe(
     vae=VAERecipe(
-        MotionVAEConfig(width=128),
-        RunConfig("vae", 9000, OptimConfig(2e-3, beta2=0.99), time_limit=570.0),
-        VAELossConfig(foot_weight=1.5),
+        model=MotionVAEConfig(width=128),
+        run=RunConfig(name="vae", steps=9000, optim=_VAE_OPTIM, time_limit=570.0),
+        loss=VAELossConfig(foot_weight=1.5),
     ),
     loader=LoaderConfig(text_len=144, motion_len=96),
-    stages=_three_stages(4, 3, (100, 9000, 200), OptimConfig(3e-3), (30.0, 1200.0, 40.0)),
+    stages=_three_stages(
+        t2m_rows=4,
+        m2t_rows=3,
+        optim=OptimConfig(learning_rate=3e-3),
+        steps=(100, 9000, 200),
+        seconds=(30.0, 1200.0, 40.0),
+    ),
     llm_run=STAGE_0,
 )
 
-# Six minutes on two CPU cores, on the embedded procedural corpus, with an LLM of its own.
+# The embedded procedural corpus, on two CPU cores, with an LLM of its own.
 DEMO = Recipe(
     vae=VAERecipe(
-        MotionVAEConfig(width=96),
-        RunConfig("vae", 4500, OptimConfig(2e-3, beta2=0.99), time_limit=75.0),
+        model=MotionVAEConfig(width=96),
+        run=RunConfig(name="vae", steps=4500, optim=_VAE_OPTIM, time_limit=75.0),
         frames=32,
     ),
     loader=LoaderConfig(text_len=48, motion_len=48),
-    stages=_three_stages(8, 3, (60, 2600, 80), OptimConfig(3e-3), (10.0, 225.0, 12.0)),
+    stages=_three_stages(
+        t2m_rows=8,
+        m2t_rows=3,
+        optim=OptimConfig(learning_rate=3e-3),
+        steps=(60, 2600, 80),
+        seconds=(10.0, 225.0, 12.0),
+    ),
     loss=LlamoLossConfig(timesteps_per_latent=2, timestep_mean=-0.8, history_noise=0.5),
     recogniser_seconds=30.0,
     llm_run=STAGE_0,

@@ -1,4 +1,5 @@
-"""The report of a run: one folder with `index.html`, its videos and film strips, that opens from disk and needs nothing from outside."""
+"""The report of a run: one folder with `index.html`, its videos and film strips, that opens from disk and needs nothing
+from outside."""
 
 import dataclasses
 import html
@@ -12,11 +13,13 @@ from typing import Any
 from tqdm import tqdm
 
 from llamo_jax.errors import InputError
-from llamo_jax.files import atomic_path
+from llamo_jax.evaluation.figure import Judged
+from llamo_jax.files import atomic_path, require_replaceable
 from llamo_jax.motion import MotionClip
 
 _STYLE = """
-:root { --ink: #1c2430; --soft: #5d6b7c; --line: #dde3ea; --wash: #f5f7fa; --accent: #2356c5; --good: #19733c; --bad: #b3261e; }
+:root { --ink: #1c2430; --soft: #5d6b7c; --line: #dde3ea; --wash: #f5f7fa; --accent: #2356c5; --good: #19733c; --bad:
+  #b3261e; }
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: #fff; }
 body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
@@ -26,15 +29,19 @@ h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -.01em;
 h2 { font-size: 21px; margin: 48px 0 12px; padding-top: 8px; border-top: 1px solid var(--line); }
 h3 { font-size: 16px; margin: 0 0 8px; }
 p { margin: 6px 0 12px; } .soft, figcaption, footer { color: var(--soft); font-size: 14px; }
-nav { display: flex; flex-wrap: wrap; gap: 6px 18px; margin: 14px 0 0; font-size: 15px; } a { color: var(--accent); text-decoration: none; }
+nav { display: flex; flex-wrap: wrap; gap: 6px 18px; margin: 14px 0 0; font-size: 15px; } a { color: var(--accent);
+  text-decoration: none; }
 a:hover { text-decoration: underline; }
-.verdict { display: inline-block; margin-top: 10px; padding: 4px 12px; border-radius: 999px; background: var(--wash); font-weight: 600; }
+.verdict { display: inline-block; margin-top: 10px; padding: 4px 12px; border-radius: 999px; background: var(--wash);
+  font-weight: 600; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: 7px 12px; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-size: 13px; color: var(--soft); font-weight: 600; } tbody th { padding-top: 20px; color: var(--ink); font-size: 15px; }
+th { font-size: 13px; color: var(--soft); font-weight: 600; } tbody th { padding-top: 20px; color: var(--ink);
+  font-size: 15px; }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .mark { font-weight: 600; white-space: nowrap; } .pass { color: var(--good); } .miss { color: var(--bad); }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 16px; align-items: start; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 16px;
+  align-items: start; }
 .card { border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; background: #fff; min-width: 0; }
 .card.quiet { background: var(--wash); border-color: transparent; }
 dl { display: grid; grid-template-columns: minmax(90px, max-content) 1fr; gap: 3px 16px; margin: 0; font-size: 14px; }
@@ -53,10 +60,12 @@ ul { margin: 0; padding-left: 18px; } footer { padding-top: 40px; padding-bottom
 }
 """
 
-# The two videos of a pair start together and play while they are in view; readers who asked for less motion start them by hand.
+# The two videos of a pair start together and play while they are in view; readers who asked for less motion start them
+# by hand.
 _SCRIPT = """
 if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
-  const watch = new IntersectionObserver(entries => entries.forEach(entry => entry.target.querySelectorAll("video").forEach(video => {
+  const watch = new IntersectionObserver(entries => entries.forEach(entry =>
+  entry.target.querySelectorAll("video").forEach(video => {
     if (!entry.isIntersecting) { video.pause(); return; }
     video.currentTime = 0;
     video.play().catch(() => {});
@@ -66,48 +75,6 @@ if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
 """
 
 _MARK = "<footer>Made by llamo_jax.</footer>"
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """One measured number.
-
-    Attributes:
-      name: what was measured.
-      value: of the run.
-      unit: "mm", "%", ...; empty for none.
-      group: heading it stands under; figures of one group follow each other.
-      low: the aim is at least this; None for no such aim.
-      high: the aim is at most this.
-      control: the same measured on real clips, or another number to hold it against.
-      note: how it was measured, in a few words.
-    """
-
-    name: str
-    value: float
-    unit: str = ""
-    group: str = "Figures"
-    low: float | None = None
-    high: float | None = None
-    control: float | None = None
-    note: str = ""
-
-    @property
-    def aim(self) -> str:
-        """The aim in words; empty for none."""
-        unit = f" {self.unit}" if self.unit else ""
-        if self.low is not None and self.high is not None:
-            return f"{self.low:g} to {self.high:g}{unit}"
-        if self.low is not None:
-            return f"at least {self.low:g}{unit}"
-        return f"at most {self.high:g}{unit}" if self.high is not None else ""
-
-    @property
-    def passed(self) -> bool | None:
-        """Whether the aim is met; None where there is none. A value that is not a number meets no aim."""
-        if self.low is None and self.high is None:
-            return None
-        return (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,25 +119,23 @@ def write_report(
     out_dir: str | Path,
     title: str,
     facts: Mapping[str, Any],
-    figures: Sequence[Figure],
+    figures: Sequence[Judged],
     curves: Mapping[str, str | Path] | None = None,
     pairs: Sequence[Pair] = (),
     captions: Sequence[CaptionRow] = (),
-    *,
-    progress: bool = True,
 ) -> Path:
     """Writes the report as a whole, replacing an older one, and returns the path of its `index.html`.
 
     Args:
       out_dir: the folder.
       title: of the page.
-      facts: what was run: name -> value, or heading -> {name: value} for a box of its own (config, machine, versions, times). A value may
-        be a number, text, a sequence, a mapping or a dataclass.
+      facts: what was run: name -> value, or heading -> {name: value} for a box of its own (config, machine, versions,
+        times). A value may be a number, text, a sequence, a mapping or a dataclass.
       figures: the table.
-      curves: heading -> JSONL file of metrics, a line {"stage", "step", "time", scalars} each; every scalar is drawn over the steps.
+      curves: heading -> JSONL file of metrics, a line {"stage", "step", "time", scalars} each; every scalar is drawn
+        over the steps.
       pairs: videos and film strips.
       captions: of held-out clips.
-      progress: show a bar while videos are drawn.
 
     Raises:
       InputError: a file of metrics is missing or is no JSONL of metrics.
@@ -181,7 +146,7 @@ def write_report(
             (folder / name).mkdir()
         sections = [("figures", "Figures", _figures_html(figures))] if figures else []
         if pairs:
-            sections.append(("motions", "Generated beside real", _pairs_html(folder, pairs, progress)))
+            sections.append(("motions", "Generated beside real", _pairs_html(folder, pairs)))
         if captions:
             sections.append(("captions", "Captions of held-out clips", _captions_html(folder, captions)))
         if curves:
@@ -197,11 +162,12 @@ def require_report_or_nothing(path: Path) -> None:
     Raises:
       InputError: something else is there.
     """
-    page = path / "index.html"
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not page.is_file() or _MARK not in page.read_text(encoding="utf-8", errors="replace"):
-        raise InputError(f"{path}: exists and is no report of ours; choose another output folder, or remove it")
+
+    def is_ours(path: Path) -> bool:
+        page = path / "index.html"
+        return page.is_file() and _MARK in page.read_text(encoding="utf-8", errors="replace")
+
+    require_replaceable(path, is_ours, "a report of ours")
 
 
 def read_metrics(path: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
@@ -223,31 +189,40 @@ def read_metrics(path: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
             record = json.loads(line)
             step, stage = float(record["step"]), str(record.get("stage", ""))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f'{path}, line {number}: not a record of metrics; expected JSON like {{"step": 1, "loss": 0.5}}') from error
+            raise InputError(
+                f'{path}, line {number}: not a record of metrics; expected JSON like {{"step": 1, "loss": 0.5}}'
+            ) from error
         for name, value in record.items():
             if name not in ("step", "stage", "time") and isinstance(value, int | float) and math.isfinite(value):
                 scalars.setdefault(name, {}).setdefault(stage, {})[step] = float(value)
-    return {name: {stage: sorted(values.items()) for stage, values in stages.items()} for name, stages in scalars.items()}
+    return {
+        name: {stage: sorted(values.items()) for stage, values in stages.items()} for name, stages in scalars.items()
+    }
 
 
-# --- the sections ----------------------------------------------------------------------------------------------------------------------
+# --- the sections
+# ----------------------------------------------------------------------------------------------------------------------
 
 
-def _page(title: str, figures: Sequence[Figure], sections: list[tuple[str, str, str]]) -> str:
+def _page(title: str, figures: Sequence[Judged], sections: list[tuple[str, str, str]]) -> str:
     judged = [figure.passed for figure in figures if figure.passed is not None]
     verdict = f'<div class="verdict">{sum(judged)} of {len(judged)} aims met</div>' if judged else ""
     links = "".join(f'<a href="#{anchor}">{_text(heading)}</a>' for anchor, heading, _ in sections)
-    body = "".join(f'<section id="{anchor}"><h2>{_text(heading)}</h2>{content}</section>' for anchor, heading, content in sections)
+    body = "".join(
+        f'<section id="{anchor}"><h2>{_text(heading)}</h2>{content}</section>' for anchor, heading, content in sections
+    )
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        'content="width=device-width, initial-scale=1">'
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body><header><h1>{_text(title)}</h1>{verdict}<nav>{links}</nav></header>"
         f"<main>{body}</main>{_MARK}<script>{_SCRIPT}</script></body></html>\n"
     )
 
 
-def _figures_html(figures: Sequence[Figure]) -> str:
+def _figures_html(figures: Sequence[Judged]) -> str:
     rows, group = [], None
-    for figure in figures:
+    for judged in figures:
+        figure = judged.figure
         if figure.group != group:
             group = figure.group
             rows.append(f'<tr><th colspan="6" scope="rowgroup">{_text(group)}</th></tr>')
@@ -255,10 +230,11 @@ def _figures_html(figures: Sequence[Figure]) -> str:
         control = "" if figure.control is None else f"{_number(figure.control)}{unit}"
         rows.append(
             f'<tr><td>{_text(figure.name)}</td><td class="number"><strong>{_number(figure.value)}</strong>{unit}</td>'
-            f'<td class="number">{_text(figure.aim)}</td><td>{_mark(figure.passed)}</td><td class="number">{control}</td>'
-            f'<td class="soft">{_text(figure.note)}</td></tr>'
+            f'<td class="number">{_text(judged.words)}</td><td>{_mark(judged.passed)}</td>'
+            f'<td class="number">{control}</td><td class="soft">{_text(figure.note)}</td></tr>'
         )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Figure", "Measured", "Aim", "Result", "Real or control", "How"))
+    columns = ("Figure", "Measured", "Aim", "Result", "Real or control", "How")
+    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
@@ -268,9 +244,9 @@ def _mark(passed: bool | None, words: tuple[str, str] = ("met", "missed")) -> st
     return f'<span class="mark pass">✓ {words[0]}</span>' if passed else f'<span class="mark miss">✗ {words[1]}</span>'
 
 
-def _pairs_html(folder: Path, pairs: Sequence[Pair], progress: bool) -> str:
+def _pairs_html(folder: Path, pairs: Sequence[Pair]) -> str:
     cards = []
-    for index, pair in enumerate(tqdm(pairs, desc="videos", unit="pair", disable=not progress, mininterval=1.0)):
+    for index, pair in enumerate(tqdm(pairs, desc="videos", unit="pair", mininterval=1.0)):
         clips = {"Generated": pair.generated} | ({} if pair.real is None else {"Real, held out": pair.real})
         videos, strips = "", ""
         for heading, clip in clips.items():
@@ -285,7 +261,10 @@ def _pairs_html(folder: Path, pairs: Sequence[Pair], progress: bool) -> str:
             strips += f'<a href="strips/{stem}.png">{image}</a>'
         chips = "".join(_chip(name, value, pair.labels.get(name)) for name, value in pair.recognised.items())
         seen = f'<div class="chips"><span class="soft">recognised:</span>{chips}</div>' if chips else ""
-        cards.append(f'<article class="card"><h3>“{_text(pair.prompt)}”</h3><div class="sides">{videos}</div>{seen}{strips}</article>')
+        cards.append(
+            f'<article class="card"><h3>“{_text(pair.prompt)}”</h3><div '
+            f'class="sides">{videos}</div>{seen}{strips}</article>'
+        )
     return f'<div class="pairs">{"".join(cards)}</div>'
 
 
@@ -301,7 +280,8 @@ def _captions_html(folder: Path, captions: Sequence[CaptionRow]) -> str:
         strip = ""
         if row.clip is not None:
             row.clip.render(folder / "strips" / f"caption-{index:02d}.png", title="")
-            strip = f'<img class="strip" src="strips/caption-{index:02d}.png" alt="film strip of {_text(row.name)}" loading="lazy">'
+            alt = f"film strip of {_text(row.name)}"
+            strip = f'<img class="strip" src="strips/caption-{index:02d}.png" alt="{alt}" loading="lazy">'
         references = "".join(f"<li>{_text(reference)}</li>" for reference in row.references)
         rows.append(
             f'<tr><td style="width:34%">{_text(row.name)}{strip}</td><td>“{_text(row.caption)}”</td>'
@@ -313,7 +293,9 @@ def _captions_html(folder: Path, captions: Sequence[CaptionRow]) -> str:
 
 def _facts_html(facts: Mapping[str, Any]) -> str:
     plain = {name: value for name, value in facts.items() if not isinstance(value, Mapping)}
-    boxes = ([("Run", plain)] if plain else []) + [(name, value) for name, value in facts.items() if isinstance(value, Mapping)]
+    boxes = ([("Run", plain)] if plain else []) + [
+        (name, value) for name, value in facts.items() if isinstance(value, Mapping)
+    ]
     cards = "".join(f'<div class="card quiet"><h3>{_text(name)}</h3>{_list(box)}</div>' for name, box in boxes)
     return f'<div class="cards">{cards}</div>'
 
@@ -364,7 +346,13 @@ def _plot(scalars: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
         starts[stage] = total
         total += max(points[-1][0] for lines in scalars.values() for name, points in lines.items() if name == stage)
     # "svg.hashsalt" and no date: the same metrics give the same file.
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "llamo", "font.family": "DejaVu Sans"}
+    style = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "llamo",
+        "font.family": "DejaVu Sans",
+    }
     with matplotlib.rc_context(style):
         from matplotlib.figure import Figure as Canvas
 
@@ -372,12 +360,20 @@ def _plot(scalars: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
         rows = -(-len(scalars) // columns)
         canvas = Canvas(figsize=(12.4 if columns > 2 else 4.2 * columns, 2.35 * rows), layout="constrained")
         colours = matplotlib.colormaps["tab10"]
-        for index, (name, lines) in enumerate(sorted(scalars.items(), key=lambda item: (not item[0].startswith("loss"), item[0]))):
+        for index, (name, lines) in enumerate(
+            sorted(scalars.items(), key=lambda item: (not item[0].startswith("loss"), item[0]))
+        ):
             axes = canvas.add_subplot(rows, columns, index + 1)
             for stage, points in lines.items():
                 steps, values = zip(*points, strict=True)
                 marker = "." if len(points) == 1 else None
-                axes.plot([starts[stage] + s for s in steps], values, marker=marker, lw=1.2, color=colours(stages.index(stage) % 10))
+                axes.plot(
+                    [starts[stage] + s for s in steps],
+                    values,
+                    marker=marker,
+                    lw=1.2,
+                    color=colours(stages.index(stage) % 10),
+                )
             values = [value for points in lines.values() for _, value in points]
             if min(values) > 0 and max(values) > 20 * min(values):
                 axes.set_yscale("log")
@@ -386,7 +382,9 @@ def _plot(scalars: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
             if index >= len(scalars) - columns:
                 axes.set_xlabel("step")
         if any(stages):
-            handles = [matplotlib.lines.Line2D([], [], color=colours(i % 10), label=stage) for i, stage in enumerate(stages)]
+            handles = [
+                matplotlib.lines.Line2D([], [], color=colours(i % 10), label=stage) for i, stage in enumerate(stages)
+            ]
             canvas.legend(handles=handles, loc="outside upper left", ncols=len(stages), frameon=False)
         drawn = io.StringIO()
         canvas.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})

@@ -17,13 +17,15 @@ from llamo_jax.errors import InputError
 from llamo_jax.motion import MotionClip
 
 if TYPE_CHECKING:
-    from llamo_jax.model import Llamo
+    from llamo_jax.pretrained import Llamo
 
 __all__ = ["InputError", "MotionClip", "load"]
 __version__ = "0.1.0"
 
 
-def load(path_or_id: str | Path, *, revision: str | None = None, dtype: Any | None = None, verify: bool = True) -> "Llamo":
+def load(
+    path_or_id: str | Path, *, revision: str | None = None, dtype: Any | None = None, verify: bool = True
+) -> "Llamo":
     """Loads a bundle: a folder made by training or by `llamo convert from-hf`, or an id on the Hugging Face Hub.
 
     Args:
@@ -35,6 +37,6 @@ def load(path_or_id: str | Path, *, revision: str | None = None, dtype: Any | No
     Raises:
       InputError: not a bundle that this version reads, a damaged one, or one that cannot be fetched.
     """
-    from llamo_jax.model import Llamo
+    from llamo_jax.pretrained import Llamo
 
     return Llamo.from_pretrained(path_or_id, revision=revision, dtype=dtype, verify=verify)

@@ -1,4 +1,5 @@
-"""What a model is: frozen dataclasses, validated when made, to and from JSON. Each component takes its own config only."""
+"""What a model is: frozen dataclasses, validated when made, to and from JSON. Each component takes its own config
+only."""
 
 import dataclasses
 import json
@@ -6,6 +7,7 @@ import types
 import typing
 from typing import Any, Self
 
+from llamo_jax import families
 from llamo_jax.errors import InputError
 
 
@@ -29,7 +31,11 @@ class Config:
         hints = typing.get_type_hints(cls)
         if unknown := sorted(set(values) - set(fields)):
             raise InputError(f"{cls.__name__}: unknown fields {unknown}; expected among {sorted(fields)}")
-        required = {name for name, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
+        required = {
+            name
+            for name, f in fields.items()
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        }
         if missing := sorted(required - set(values)):
             raise InputError(f"{cls.__name__}: missing fields {missing}")
         return cls(**{name: _from_json(hints[name], value, f"{cls.__name__}.{name}") for name, value in values.items()})
@@ -46,6 +52,10 @@ def _from_json(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise InputError(f"{where}: found {value!r}, expected a list")
         return tuple(_from_json(hint.__args__[0], item, where) for item in value)
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: found {value!r}, expected an object")
+        return {key: _from_json(hint.__args__[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
@@ -69,8 +79,9 @@ def _require_positive(config: Any, *names: str) -> None:
 class RopeScaling(Config):
     """How rotary frequencies are stretched beyond the trained context.
 
-    kind "linear" divides every frequency by `factor`; "llama3" divides the low ones, keeps the high ones and blends between
-    (Llama 3.1 and 3.2), by the wavelengths `original_positions / low_freq_factor` and `original_positions / high_freq_factor`.
+    kind "linear" divides every frequency by `factor`; "llama3" divides the low ones, keeps the high ones and blends
+    between (Llama 3.1 and 3.2), by the wavelengths `original_positions / low_freq_factor` and `original_positions /
+    high_freq_factor`.
     """
 
     kind: str
@@ -82,10 +93,6 @@ class RopeScaling(Config):
     def __post_init__(self) -> None:
         require(self.kind in ("linear", "llama3"), f'RopeScaling.kind is "{self.kind}"; expected "linear" or "llama3"')
         _require_positive(self, "factor", "low_freq_factor", "high_freq_factor", "original_positions")
-
-
-LLM_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""Decoders that the text tower runs, by their `model_type` in transformers. SmolLM2 is a "llama"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,27 +124,32 @@ class LLMConfig(Config):
     """A token sees this many positions, its own included, in every layer (Mistral 7B v0.1)."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_width", "max_positions")
+        _require_positive(
+            self,
+            "vocab_size",
+            "width",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "ffn_width",
+            "max_positions",
+        )
+        require(self.num_layers <= 1000, f"LLMConfig.num_layers is {self.num_layers}; expected at most 1000")
         require(
             self.num_heads % self.num_kv_heads == 0,
             f"LLMConfig: {self.num_heads} heads cannot share {self.num_kv_heads} key-value heads evenly",
         )
         require(self.head_dim % 2 == 0, f"LLMConfig.head_dim is {self.head_dim}; rotary embeddings need an even number")
-        require(self.family in LLM_FAMILIES, f'LLMConfig.family is "{self.family}"; expected one of {", ".join(LLM_FAMILIES)}')
-        require(self.sliding_window is None or self.sliding_window > 0, f"LLMConfig.sliding_window is {self.sliding_window}")
-        self._require_family_options()
-
-    def _require_family_options(self) -> None:
+        known = ", ".join(families.FAMILIES)
+        require(self.family in families.FAMILIES, f'LLMConfig.family is "{self.family}"; expected one of {known}')
+        require(
+            self.sliding_window is None or self.sliding_window > 0,
+            f"LLMConfig.sliding_window is {self.sliding_window}",
+        )
         # What a family's architecture does not have could not be written back for it.
-        attention_biases = (self.qkv_bias, self.output_bias)
-        allowed = {
-            "llama": self.qkv_bias == self.output_bias and not self.qk_norm and self.sliding_window is None,
-            "mistral": not any(attention_biases) and not self.ffn_bias and not self.qk_norm,
-            "qwen2": attention_biases == (True, False) and not self.ffn_bias and not self.qk_norm,
-            "qwen3": self.qkv_bias == self.output_bias and not self.ffn_bias and self.qk_norm,
-        }
-        options = {name: getattr(self, name) for name in ("qkv_bias", "output_bias", "ffn_bias", "qk_norm", "sliding_window")}
-        require(allowed[self.family], f'LLMConfig: no "{self.family}" has {options}')
+        options = {name: getattr(self, name) for name in families.OPTIONS}
+        require(families.FAMILIES[self.family].allows(self), f'LLMConfig: no "{self.family}" has {options}')
 
     @property
     def eom_id(self) -> int:
@@ -165,6 +177,7 @@ class FlowHeadConfig(Config):
 
     def __post_init__(self) -> None:
         _require_positive(self, "width", "num_blocks")
+        require(self.num_blocks <= 100, f"FlowHeadConfig.num_blocks is {self.num_blocks}; expected at most 100")
         require(self.width % 2 == 0, f"FlowHeadConfig.width is {self.width}; the time embedding needs an even number")
 
 
@@ -180,15 +193,25 @@ class MotionVAEConfig(Config):
     activation: str = "silu"
     """"silu", or "relu" as in MotionStreamer's causal TAE."""
     upsampling: str = "linear"
-    """"linear": causal interpolation between the previous and the present latent; "nearest" as in MotionStreamer's causal TAE."""
+    """"linear": causal interpolation between the previous and the present latent; "nearest" as in MotionStreamer's
+    causal TAE."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "width", "latent_channels")
-        require(len(self.dilations) > 0 and min(self.dilations) > 0, f"MotionVAEConfig.dilations is {self.dilations}; expected positive")
+        require(
+            len(self.dilations) > 0 and min(self.dilations) > 0,
+            f"MotionVAEConfig.dilations is {self.dilations}; expected positive",
+        )
         require(self.sigma_max >= 0, f"MotionVAEConfig.sigma_max is {self.sigma_max}; expected 0 or more")
-        require(self.activation in ("silu", "relu"), f'MotionVAEConfig.activation is "{self.activation}"; expected "silu" or "relu"')
+        require(
+            self.activation in ("silu", "relu"),
+            f'MotionVAEConfig.activation is "{self.activation}"; expected "silu" or "relu"',
+        )
         kinds = ("linear", "nearest")
-        require(self.upsampling in kinds, f'MotionVAEConfig.upsampling is "{self.upsampling}"; expected "linear" or "nearest"')
+        require(
+            self.upsampling in kinds,
+            f'MotionVAEConfig.upsampling is "{self.upsampling}"; expected "linear" or "nearest"',
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +220,7 @@ class LlamoConfig(Config):
 
     text: LLMConfig
     motion: MotionTowerConfig
-    flow: FlowHeadConfig = FlowHeadConfig()
+    flow_head: FlowHeadConfig = FlowHeadConfig()
     latent_channels: int = 32
 
     def __post_init__(self) -> None:

@@ -1,8 +1,10 @@
-"""The mesh, the logical axis rules, and every array's sharding.
+"""The mesh, the rules that map logical axes to mesh axes, and the shardings of parameters and batches.
 
-Meshes have the axes (data, fsdp, tensor). Parameters name their axes logically where they are declared; `RULES` alone says which mesh
-axis each of those is split over. Batches are split over data and fsdp.
+Meshes have the axes (data, fsdp, tensor). Parameters name their axes logically where they are declared; a `Rules`
+value alone says which mesh axis each of those is split over. Batches are split over data and fsdp.
 """
+
+from collections.abc import Mapping
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -14,7 +16,10 @@ Axes = tuple[str | None, ...]
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
-RULES: dict[str, str | None] = {
+Rules = Mapping[str, str | None]
+"""Logical axis -> the mesh axis that it is split over, or None."""
+
+TRAINING: Rules = {
     "layers": None,  # scanned
     "vocab": "tensor",
     "heads": "tensor",
@@ -44,30 +49,30 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
 
 
 def data_mesh(*rows: int) -> Mesh:
-    """A mesh that splits batches over as many devices as divide all of `rows`, and no parameters; the rest of the devices stay idle."""
+    """A mesh that splits batches over as many devices as divide all of `rows`, and no parameters.
+
+    The rest of the devices stay idle.
+    """
     size = max(n for n in range(1, jax.device_count() + 1) if not any(count % n for count in rows))
     return jax.make_mesh((size, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:size])
 
 
-def spec(axes: Axes, shape: tuple[int, ...], mesh: Mesh, path: str = "") -> PartitionSpec:
+def spec(axes: Axes, shape: tuple[int, ...], mesh: Mesh, rules: Rules = TRAINING, path: str = "") -> PartitionSpec:
     """The partition of an array with these logical axes.
 
     Raises:
-      InputError: a split does not divide its axis.
+      InputError: a split does not divide its axis, or two axes of the array would be split over one mesh axis.
     """
-    entries = tuple(RULES[axis] if axis else None for axis in axes)
+    entries = tuple(rules[axis] if axis else None for axis in axes)
     for entry, axis, size in zip(entries, axes, shape, strict=True):
         if entry and size % mesh.shape[entry]:
             raise InputError(
-                f'{path or "array"}: axis "{axis}" of size {size} cannot be split over mesh axis "{entry}" of size {mesh.shape[entry]}; '
-                f"choose a {entry} size that divides {size}"
+                f'{path or "array"}: axis "{axis}" of size {size} cannot be split over mesh axis "{entry}" of size '
+                f"{mesh.shape[entry]}; choose a {entry} size that divides {size}"
             )
+        if entry and entries.count(entry) > 1:
+            raise InputError(f'{path or "array"}: two of the axes {axes} are split over mesh axis "{entry}"')
     return PartitionSpec(*entries)
-
-
-def param_shardings(axes: dict[str, Axes], shapes: dict[str, tuple[int, ...]], mesh: Mesh) -> dict[str, NamedSharding]:
-    """Path -> sharding of every parameter of a flat tree."""
-    return {path: NamedSharding(mesh, spec(axes[path], shapes[path], mesh, path)) for path in shapes}
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
 from llamo_jax.errors import InputError
 from llamo_jax.files import read_json
 
@@ -15,17 +12,16 @@ class Tokenizer:
 
     Args:
       folder: of the LLM.
-      output_rows: [V, D] of the LLM's head. An LLM cannot say a token that it never saw: all such tokens have the same row. Where the end
-        of text is one of them, a text ends with the token that starts the next (llama2.c trains its models so).
-      eos_id: the token that ends a text, where it is known; then `output_rows` is not looked through.
+      bos_id: the token that starts every sequence, where it is known. None is the tokenizer's, else the LLM's (Qwen's
+        tokenizers have none, its config.json names <|endoftext|>), else the one that ends a text.
+      eos_id: the token that ends a text, where it is known. None is the tokenizer's; `huggingface.load_tokenizer` looks
+        whether the LLM can say it.
 
-    Attributes:
-      bos_id: token that starts every sequence: the tokenizer's, else the LLM's (Qwen's tokenizers have none, its config.json names
-        <|endoftext|>), else the one that ends a text.
-      eos_id: token that ends a text.
+    Raises:
+      InputError: no tokenizer, one that cannot be read, or one without an end of text.
     """
 
-    def __init__(self, folder: str | Path, output_rows: Any | None = None, eos_id: int | None = None):
+    def __init__(self, folder: str | Path, *, bos_id: int | None = None, eos_id: int | None = None):
         from transformers import AutoTokenizer  # seconds to import: only where a tokenizer is used
 
         if not any((Path(folder) / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
@@ -35,13 +31,10 @@ class Tokenizer:
         except Exception as error:  # the tokenizers library raises bare Exception
             raise InputError(f"{folder}: the tokenizer cannot be read ({error})") from error
         if self._tokenizer.eos_token_id is None:
-            raise InputError(f"{folder}: the tokenizer has no end-of-text token; expected an eos_token in tokenizer_config.json")
-        self.bos_id: int = _beginning(self._tokenizer, Path(folder))
+            expected = "expected an eos_token in tokenizer_config.json"
+            raise InputError(f"{folder}: the tokenizer has no end-of-text token; {expected}")
+        self.bos_id: int = _beginning(self._tokenizer, Path(folder)) if bos_id is None else bos_id
         self.eos_id: int = self._tokenizer.eos_token_id if eos_id is None else eos_id
-        if output_rows is not None and len(self) > len(output_rows):
-            raise InputError(f"{folder}: the tokenizer has {len(self)} tokens and the LLM {len(output_rows)}; they do not belong together")
-        if output_rows is not None and eos_id is None and not _can_be_said(np.asarray(output_rows), self.eos_id):
-            self.eos_id = self.bos_id
         self._cache: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
@@ -49,7 +42,8 @@ class Tokenizer:
         return len(self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens. Remembered: training asks for the same sentences again and again."""
+        """Token ids of a text, without special tokens. Remembered: training asks for the same sentences again and
+        again."""
         if text not in self._cache:
             self._cache[text] = self._tokenizer.encode(text, add_special_tokens=False)
         return self._cache[text]
@@ -67,18 +61,6 @@ def _beginning(tokenizer: Any, folder: Path) -> int:
     return found if isinstance(found, int) and 0 <= found < len(tokenizer) else tokenizer.eos_token_id
 
 
-def _can_be_said(rows: Float[np.ndarray, "V D"], token: int) -> bool:
-    own = rows[token].astype(np.float32)
-    least = 0.01 * np.linalg.norm(own)
-    for start in range(0, len(rows), 4096):  # a part at a time: heads of large models fill gigabytes
-        distances = np.linalg.norm(rows[start : start + 4096].astype(np.float32) - own, axis=-1)
-        if start <= token < start + len(distances):
-            distances[token - start] = np.inf
-        if distances.min() <= least:
-            return False
-    return True
-
-
 def train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> None:
     """Trains a byte-level BPE tokenizer on texts and writes it into an existing folder as a Hugging Face tokenizer.
 
@@ -93,7 +75,10 @@ def train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> None:
     model.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=["<pad>", "<s>", "</s>"], initial_alphabet=sorted(alphabet), show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=sorted(alphabet),
+        show_progress=False,
     )
     model.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, bos_token="<s>", eos_token="</s>", pad_token="<pad>")

@@ -1,23 +1,22 @@
-"""Parameter trees as flat dicts of paths. The paths (`motion/layers/attn/q`, ...) are the checkpoint contract."""
+"""Parameter trees as flat dicts of paths. The paths (`motion/layers/attn/q/weight`, ...) are the checkpoint
+contract."""
 
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
-
-import numpy as np
 
 Tree = dict[str, Any]
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": x}} -> {"a/b": x}, in sorted order of paths."""
+def flatten(tree: Mapping[str, Any] | tuple[Any, ...], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": x}, "c": (y, z)} -> {"a/b": x, "c/0": y, "c/1": z}; dicts in sorted order of their keys."""
+    items = sorted(tree.items()) if isinstance(tree, Mapping) else enumerate(tree)
     flat = {}
-    for name in sorted(tree):
+    for name, value in items:
         path = f"{prefix}{name}"
-        if isinstance(tree[name], Mapping):
-            flat |= flatten(tree[name], path + "/")
+        if isinstance(value, Mapping | tuple):
+            flat |= flatten(value, path + "/")
         else:
-            flat[path] = tree[name]
+            flat[path] = value
     return flat
 
 
@@ -30,15 +29,15 @@ def unflatten(flat: Mapping[str, Any]) -> Tree:
         for parent in parents:
             node = node.setdefault(parent, {})
         node[name] = leaf
-    return tree
+    return _with_tuples(tree)
 
 
-def fingerprint(flat: Mapping[str, Any]) -> int:
-    """A checksum of arrays, so that a run is continued with the same ones only."""
-    checksum = 0
-    for path in sorted(flat):
-        checksum = zlib.crc32(np.ascontiguousarray(flat[path]).view(np.uint8), checksum)
-    return checksum
+def _with_tuples(node: Any) -> Any:
+    if not isinstance(node, dict):
+        return node
+    if node and all(name.isdigit() for name in node):
+        return tuple(_with_tuples(node[name]) for name in sorted(node, key=int))
+    return {name: _with_tuples(value) for name, value in node.items()}
 
 
 def partition(flat: Mapping[str, Any], keep: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:

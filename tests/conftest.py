@@ -15,18 +15,21 @@ import pytest
 
 import llamo_jax
 from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig, MotionVAEConfig
-from llamo_jax.convert.bundle import Bundle, write_bundle
-from llamo_jax.convert.hub import Source
-from llamo_jax.convert.huggingface import load_llm, save_llm
 from llamo_jax.inference.codec import MotionCodec
-from llamo_jax.model import Llamo
 from llamo_jax.models import llamo
-from llamo_jax.models.layers import init
+from llamo_jax.models.declaration import init
 from llamo_jax.models.motion_vae import MotionVAE
 from llamo_jax.motion import MotionClip, rotations
+from llamo_jax.motion.statistics import Statistics
+from llamo_jax.pretrained import Llamo
+from llamo_jax.storage.bundle import Bundle, write_bundle
+from llamo_jax.storage.hub import Source
+from llamo_jax.storage.huggingface import load_llm, load_tokenizer, save_llm
 from llamo_jax.tokenizer import train_tokenizer
 
-LLM = LLMConfig(vocab_size=300, width=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4, ffn_width=24, tie_embeddings=True)
+LLM = LLMConfig(
+    vocab_size=300, width=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4, ffn_width=24, tie_embeddings=True
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,10 +44,13 @@ def _compile_once(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder `shared` beside the checkout: real motion capture, captions and a small LLM. Tests that need it are marked shared_data."""
+    """The folder `shared` beside the checkout: real motion capture, captions and a small LLM. Tests that need it are
+    marked shared_data."""
     folder = Path(__file__).resolve().parents[1].parent / "shared"
     if not (folder / "data").is_dir():
-        pytest.skip("needs the folder `shared` beside the checkout (real motion capture and a real LLM), which is not here")
+        pytest.skip(
+            "needs the folder `shared` beside the checkout (real motion capture and a real LLM), which is not here"
+        )
     return folder
 
 
@@ -53,32 +59,36 @@ def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder of a tiny random Llama with a tokenizer of its own."""
     folder = tmp_path_factory.mktemp("llm")
     train_tokenizer(["a person walks.", "a person waves the left hand.", "someone runs fast."], 300, folder)
-    text = init(lambda rngs: llamo.LLM(rngs, LLM), jax.random.key(0))
+    text = init(llamo.LLM, LLM, jax.random.key(0))
     save_llm(folder, LLM, jax.tree.map(np.asarray, text), bos_id=1, eos_id=2)
     return folder
 
 
 @pytest.fixture(scope="session")
 def bundle(llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with random weights that says of itself that it is trained: its motions are noise, but everything runs."""
+    """A bundle with random weights that says of itself that it is trained: its motions are noise, but everything
+    runs."""
     config, text = load_llm(llm_folder)
     model = LlamoConfig(config, MotionTowerConfig(24, 32), FlowHeadConfig(16, 2), latent_channels=4)
     motion = llamo.init_motion(model, jax.random.key(1), text)
+    head = motion["flow_head"]
     # Zero-initialised output layers would ignore everything before them.
-    motion["flow"]["output"]["weight"] += 0.1 * jax.random.normal(jax.random.key(2), motion["flow"]["output"]["weight"].shape)
-    motion["flow"]["modulation"]["weight"] += 0.1 * jax.random.normal(jax.random.key(3), motion["flow"]["modulation"]["weight"].shape)
+    for number, part in enumerate(
+        (head["output"], head["output_modulation"], *(b["modulation"] for b in head["blocks"]))
+    ):
+        part["weight"] += 0.1 * jax.random.normal(jax.random.key(2 + number), part["weight"].shape)
     vae = MotionVAEConfig(width=16, latent_channels=4)
     features = _standing(120).features()
     codec = MotionCodec(
         vae,
-        init(lambda rngs: MotionVAE(rngs, vae), jax.random.key(4)),
-        feature_mean=features.mean(0),
-        feature_std=np.full(272, 0.05, np.float32),
-        latent_mean=np.zeros(4, np.float32),
-        latent_std=np.ones(4, np.float32),
+        init(MotionVAE, vae, jax.random.key(4)),
+        features=Statistics(features.mean(0), np.full(272, 0.05, np.float32)),
+        latents=Statistics.identity(4),
     )
     path = tmp_path_factory.mktemp("bundles") / "bundle"
-    write_bundle(path, Bundle(model, text, motion, codec, Source(llm_folder), {"trained": True}))
+    tokens = load_tokenizer(llm_folder)
+    params, info = {"text": text, **motion}, {"trained": True}
+    write_bundle(path, Bundle(model, params, codec, Source(llm_folder), tokens.bos_id, tokens.eos_id, info))
     return path
 
 
@@ -96,4 +106,6 @@ def clip() -> MotionClip:
 def _standing(frames: int) -> MotionClip:
     joint_rotations = np.broadcast_to(np.eye(3), (frames, 22, 3, 3)).copy()
     joint_rotations[:, 16] = rotations.from_rotvec(np.outer(0.5 * np.sin(np.arange(frames) / 5), [1.0, 0.0, 0.0]))
-    return MotionClip.from_rotations(joint_rotations, np.tile([0.0, 0.95, 0.0], (frames, 1)), captions=("a person sways.",))
+    return MotionClip.from_rotations(
+        joint_rotations, np.tile([0.0, 0.95, 0.0], (frames, 1)), captions=("a person sways.",)
+    )

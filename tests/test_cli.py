@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from data_pipelines.builders.synthetic_builder import build_synthetic
+from data_pipelines.builders.dataset import build
+from data_pipelines.builders.synthetic import Synthetic
 from llamo_jax.cli import main
 from llamo_jax.motion import MotionClip
 
@@ -96,7 +97,9 @@ def test_an_llm_may_be_linked(run: Callable, mistake: Callable, llm_folder: Path
     assert (tmp_path / "fresh" / "llm" / "model.safetensors").is_symlink()
     assert "storage link" in run("inspect", tmp_path / "fresh")
     line = mistake("convert", "from-hf", llm_folder, "-o", tmp_path / "pinned", "--llm-storage", "pin")
-    assert "a folder cannot be pinned, only an id on the Hugging Face Hub" in line and not (tmp_path / "pinned").exists()
+    assert (
+        "a folder cannot be pinned, only an id on the Hugging Face Hub" in line and not (tmp_path / "pinned").exists()
+    )
 
 
 def test_motionstreamers_tae_comes_in(mistake: Callable, tmp_path: Path) -> None:
@@ -108,7 +111,7 @@ def test_motionstreamers_tae_comes_in(mistake: Callable, tmp_path: Path) -> None
 
 
 def test_a_data_folder_is_inspected(run: Callable, tmp_path: Path) -> None:
-    build_synthetic(tmp_path / "data", num_clips=20)
+    build(Synthetic(num_clips=20), tmp_path / "data")
     printed = run("inspect", tmp_path / "data", "--json", tmp_path / "facts.json")
     assert "records" in printed
     assert json.loads((tmp_path / "facts.json").read_text())["records"] == {"train": 17, "validation": 1, "test": 2}
@@ -156,8 +159,14 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None]]] = {
     "text.npz": ("text.npz", lambda path: path.write_text("no zip")),
     "motion.fbx": (".fbx", lambda path: path.write_text("")),
     "time.bvh": ('frame time is "0.0.3"', lambda path: _edited(path, r"Frame Time: \S+", "Frame Time: 0.0.3")),
-    "axes.bvh": ("each channel once", lambda path: _edited(path, "3 Zrotation Xrotation Yrotation", "3 Zrotation Zrotation Yrotation")),
-    "renamed.npy": ("suffix is not that of its contents", lambda path: shutil.copyfile(path.with_name("good.npz"), path)),
+    "axes.bvh": (
+        "each channel once",
+        lambda path: _edited(path, "3 Zrotation Xrotation Yrotation", "3 Zrotation Zrotation Yrotation"),
+    ),
+    "renamed.npy": (
+        "suffix is not that of its contents",
+        lambda path: shutil.copyfile(path.with_name("good.npz"), path),
+    ),
     "words.npy": ("expected numbers", lambda path: np.save(path, np.full((40, 272), "a"))),
     "zero.npy": ("are no rotations", lambda path: np.save(path, np.zeros((40, 272), np.float32))),
     "flat.npz": ("no rotation matrices", lambda path: _flat(path)),
@@ -165,7 +174,9 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_motion_files_are_told(mistake: Callable, clip: MotionClip, bvh: Path, tmp_path: Path, name: str) -> None:
+def test_broken_motion_files_are_told(
+    mistake: Callable, clip: MotionClip, bvh: Path, tmp_path: Path, name: str
+) -> None:
     clip.save(tmp_path / "good.npz")
     expected, write = BROKEN[name]
     path = tmp_path / name
@@ -177,7 +188,9 @@ def test_broken_motion_files_are_told(mistake: Callable, clip: MotionClip, bvh: 
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_mistakes_with_a_bundle_are_told(mistake: Callable, bundle: Path, llm_folder: Path, bvh: Path, tmp_path: Path) -> None:
+def test_mistakes_with_a_bundle_are_told(
+    mistake: Callable, bundle: Path, llm_folder: Path, bvh: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.mp4"
     assert "the text is empty" in mistake("generate", bundle, "", "-o", out)
     assert "cannot be written" in mistake("generate", bundle, TEXT, "-o", bvh / "out.npz", "--seconds", 1)

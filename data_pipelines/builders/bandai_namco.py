@@ -1,46 +1,42 @@
-"""The Bandai-Namco-Research-Motiondataset 1 and 2 (CC BY-NC 4.0), as published: BVH and a JSON of label numbers for each take."""
+"""The Bandai-Namco-Research-Motiondataset 1 and 2 (CC BY-NC 4.0), as published: BVH and a JSON of label numbers for
+each take."""
 
+import dataclasses
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from data_pipelines.builders.bandai_namco_captions import CONTENTS, STYLES, captions
-from data_pipelines.builders.takes import Rejected, Rejections, Span, Take, build, split_stratified
-from data_pipelines.shards import MotionRecord, MotionShards
+from data_pipelines.builders.bandai_namco_captions import CONTENTS, STYLES, captions, labels_of
+from data_pipelines.builders.dataset import Dataset
+from data_pipelines.builders.takes import CaptionedWindow, Take, split_stratified
+from data_pipelines.filters import Filter, Rejected, Rejections
+from data_pipelines.records import MotionRecord
 from llamo_jax.errors import InputError
 from llamo_jax.files import read_json
 from llamo_jax.motion.representation import headings
 
-# The two sets name some things differently. Seen in the recordings: "bye" waves the right hand and "byebye" both, "dash" is as fast as the
-# run of set 2, and "walk-left" and "walk-right" go sideways.
-_CONTENT = {"bye": "wave-right-hand", "byebye": "wave-both-hands", "dash": "run", "dance-long": "dance", "dance-short": "dance"}
-_STYLE = {"masculinity": "masculine", "old": "elderly", "tired": "exhausted", "not-confident": "shy", "chimpira": "tough"}
+# The two sets name some things differently. Seen in the recordings: "bye" waves the right hand and "byebye" both,
+# "dash" is as fast as the run of set 2, and "walk-left" and "walk-right" go sideways.
+_CONTENT = {
+    "bye": "wave-right-hand",
+    "byebye": "wave-both-hands",
+    "dash": "run",
+    "dance-long": "dance",
+    "dance-short": "dance",
+}
+_STYLE = {
+    "masculinity": "masculine",
+    "old": "elderly",
+    "tired": "exhausted",
+    "not-confident": "shy",
+    "chimpira": "tough",
+}
 
 _TAKE = re.compile(r"(dataset-\d+)_.+_\d+")
-
-
-def build_bandai_namco(source: str | Path, out: str | Path, *, min_takes: int = 5, workers: int = 2) -> MotionShards:
-    """Builds the motion shards.
-
-    Takes are kept whole: median 4 s, 95 % under 9 s. Contents and styles of both sets are merged where they are the same; 85 / 5 / 10 %
-    of the takes of each content train, validate and test.
-
-    Args:
-      source: a folder that holds the extracted data set, at any depth.
-      out: data folder to write.
-      min_takes: contents and styles with fewer takes are left out: too few to learn, and to hold any out.
-      workers: processes.
-
-    Raises:
-      InputError: `source` is not that data set, or no take can be used.
-    """
-    rejections = Rejections()
-    takes = find_takes(Path(source), rejections, min_takes)
-    where = str(Path(source).resolve())
-    names = {"builder": "bandai_namco", "source": where, "licence": "CC BY-NC 4.0"}
-    return build(out, takes, rejections, **names, workers=workers, check=contradiction)
 
 
 def contradiction(record: MotionRecord) -> Rejected | None:
@@ -53,12 +49,43 @@ def contradiction(record: MotionRecord) -> Rejected | None:
     return None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BandaiNamco(Dataset):
+    """The Bandai-Namco-Research-Motiondataset 1 and 2.
+
+    Takes are kept whole: median 4 s, 95 % under 9 s. Contents and styles of both sets are merged where they are the
+    same; 85 / 5 / 10 % of the takes of each content train, validate and test.
+    """
+
+    name: ClassVar[str] = "bandai_namco"
+    licence: ClassVar[str] = "CC BY-NC 4.0"
+    labels: ClassVar[tuple[str, ...]] = ("content", "style")
+    caption_labels: ClassVar[tuple[str, ...]] = labels
+    filters: ClassVar[tuple[Filter, ...]] = (contradiction,)
+    recipe: ClassVar[str] = "bandai_namco"
+
+    source: Path
+    """Folder that holds the extracted data set, at any depth."""
+    min_takes: int = 5
+    """Leave out contents and styles with fewer takes: too few to learn, and to hold any out."""
+
+    @staticmethod
+    def facts(caption: str) -> Mapping[str, str | None]:
+        """The content and the style that a caption names."""
+        return dict(zip(("content", "style"), labels_of(caption), strict=True))
+
+    def takes(self, rejections: Rejections) -> list[Take]:
+        """The takes with their captions, labels and splits, in the order of their names."""
+        return find_takes(self.source, rejections, self.min_takes)
+
+
 def find_takes(source: Path, rejections: Rejections, min_takes: int) -> list[Take]:
     """The takes with their captions, labels and splits, in the order of their names."""
     paths = sorted(source.rglob("dataset-*_*.bvh"), key=lambda path: path.name)
     if not paths:
         raise InputError(
-            f"{source}: no file dataset-*_*.bvh in it; expected the extracted Bandai-Namco-Research-Motiondataset (data/ and cfg/)"
+            f"{source}: no file dataset-*_*.bvh in it; expected the extracted Bandai-Namco-Research-Motiondataset "
+            f"(data/ and cfg/)"
         )
     names = {kind: _label_names(source, kind) for kind in ("content", "style")}
     labelled = {}
@@ -71,7 +98,11 @@ def find_takes(source: Path, rejections: Rejections, min_takes: int) -> list[Tak
     counts = {kind: Counter(labels[kind] for labels in labelled.values()) for kind in names}
     kept: dict[str, dict[Path, dict[str, str]]] = defaultdict(dict)
     for path, labels in labelled.items():
-        rare = [f"{kind} {labels[kind]} has fewer than {min_takes} takes" for kind in names if counts[kind][labels[kind]] < min_takes]
+        rare = [
+            f"{kind} {labels[kind]} has fewer than {min_takes} takes"
+            for kind in names
+            if counts[kind][labels[kind]] < min_takes
+        ]
         if rare:
             rejections.add(Rejected(path.stem, rare[0]))
         else:
@@ -81,7 +112,7 @@ def find_takes(source: Path, rejections: Rejections, min_takes: int) -> list[Tak
         splits = split_stratified(path.stem for path in labels_by_path)
         for path, labels in labels_by_path.items():
             sentences = captions(labels["content"], labels["style"], path.stem)
-            takes.append(Take(path, splits[path.stem], (Span(path.stem, sentences, labels),)))
+            takes.append(Take(path, splits[path.stem], (CaptionedWindow(path.stem, sentences, labels),)))
     if not takes:
         raise InputError(f"{source}: none of {len(paths)} takes can be used ({rejections.counts})")
     return sorted(takes, key=lambda take: take.path.name)
@@ -101,7 +132,11 @@ def _labels(path: Path, names: dict[str, dict[str, list[str]]]) -> dict[str, str
         table = names[kind].get(match[1], [])
         number = numbers.get(kind) if isinstance(numbers, dict) else None
         if not isinstance(number, int) or not 0 <= number < len(table):
-            return Rejected(path.stem, "no labels", f"{kind} {number} is not a number of cfg/{kind}_label.txt, which has {len(table)}")
+            return Rejected(
+                path.stem,
+                "no labels",
+                f"{kind} {number} is not a number of cfg/{kind}_label.txt, which has {len(table)}",
+            )
         name = table[number].removeprefix(f"{match[1]}_")
         labels[kind] = renamed.get(name, name)
         if labels[kind] not in known:
@@ -117,5 +152,7 @@ def _label_names(source: Path, kind: str) -> dict[str, list[str]]:
         if lines:
             names[lines[0].partition("_")[0]] = lines
     if not names:
-        raise InputError(f"{source}: no cfg/{kind}_label.txt in it; expected the extracted Bandai-Namco-Research-Motiondataset")
+        raise InputError(
+            f"{source}: no cfg/{kind}_label.txt in it; expected the extracted Bandai-Namco-Research-Motiondataset"
+        )
     return names

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from data_pipelines.sampling import stable_hash
+from data_pipelines.order import stable_hash
 
 
 def _for_side(side: str) -> dict[str, tuple[str, str]]:
@@ -36,7 +36,8 @@ CONTENTS: dict[str, tuple[str, str]] = {
     "slash": ("swings a sword", "swinging a sword"),
     "dance": ("dances", "dancing"),
 }
-"""Content -> what the person does, as (third person, -ing form). One each: a very small LLM learns its wordings one by one."""
+"""Content -> what the person does, as (third person, -ing form). One each: a very small LLM learns its wordings one by
+one."""
 
 STYLES: dict[str, tuple[str, str]] = {
     "normal": ("a normal person", "as usual"),
@@ -77,8 +78,10 @@ PLAIN_TEMPLATES = ("a person {does}.", "someone {does}.", "a person is {doing}."
 """Of the normal style besides: what nobody remarks on is normal, and most people's prompts are like this."""
 
 _STYLE_WORDS = {
-    "normal": ("normal", "usual"), "active": ("active",), "elderly": ("old",), "exhausted": ("tired",), "feminine": ("woman",),
-    "masculine": ("man",), "youthful": ("young",), "happy": ("happy",), "sad": ("sad",), "angry": ("angry",), "proud": ("proud",),
+    "normal": ("normal", "usual"), "active": ("active",), "elderly": ("old",), "exhausted": ("tired",),
+    "feminine": ("woman",),
+    "masculine": ("man",), "youthful": ("young",), "happy": ("happy",), "sad": ("sad",), "angry": ("angry",),
+    "proud": ("proud",),
     "shy": ("shy",), "childish": ("child",), "musical": ("musical", "music"), "giant": ("giant",), "tough": ("tough",),
 }  # fmt: skip
 
@@ -100,11 +103,13 @@ def captions(content: str, style: str, name: str, count: int = 5) -> tuple[str, 
 def labels_of(caption: str) -> tuple[str | None, str | None]:
     """The content and the style that a sentence names.
 
-    Of several contents it is that with the longest words ("walks backwards", not "walks"). Without a word on the style it is normal. None
-    stands for no content, or several styles.
+    Of several contents it is that with the longest words ("walks backwards", not "walks"). Without a word on the style
+    it is normal. None stands for no content, or several styles.
     """
     text = " ".join(re.findall(r"[a-z]+", caption.lower()))
-    found = [(len(words), content) for content, phrases in CONTENTS.items() for words in phrases if _within(words, text)]
+    found = [
+        (len(words), content) for content, phrases in CONTENTS.items() for words in phrases if _within(words, text)
+    ]
     styles = [style for style, words in _STYLE_WORDS.items() if any(_within(word, text) for word in words)]
     style = "normal" if not styles else styles[0] if len(styles) == 1 else None
     return max(found)[1] if found else None, style

@@ -16,11 +16,15 @@ def wave(plan: Plan, *, sides: tuple[int, ...]) -> Track:
     frames = len(track)
     up = keys(frames, (0, 0), (0.06, 0), (0.28, 1), (0.78, 1), (0.97, 0), (1, 0))
     rate = plan.rng.uniform(1.5, 1.9) * plan.pace
-    swing = np.sin(2 * np.pi * rate * np.arange(frames) / FPS + plan.rng.uniform(0, 6)) * np.clip((up - 0.6) / 0.4, 0, 1)
+    swing = np.sin(2 * np.pi * rate * np.arange(frames) / FPS + plan.rng.uniform(0, 6)) * np.clip(
+        (up - 0.6) / 0.4, 0, 1
+    )
     abduction, twist, elbow = plan.rng.uniform(62, 92), plan.rng.uniform(-80, -64), plan.rng.uniform(72, 92)
     for side in sides:
         bend = elbow + 24 * plan.size * swing
-        track.arm_to(side, up, flexion=14 + 4 * swing, abduction=abduction + 4 * swing, twist=twist, elbow=bend, wrist=12 * swing)
+        track.arm_to(
+            side, up, flexion=14 + 4 * swing, abduction=abduction + 4 * swing, twist=twist, elbow=bend, wrist=12 * swing
+        )
     lean = {(LEFT,): -1.0, (RIGHT,): 1.0}.get(sides, 0.0)
     track.spine[:, 2] = 3.5 * lean * up
     track.shift[:, 0] = 0.015 * lean * up
@@ -43,14 +47,17 @@ def raise_hands(plan: Plan, *, sides: tuple[int, ...]) -> Track:
 
 
 def kick(plan: Plan, *, side: int, count: int) -> Track:
-    """Kicks forwards: the leg swings back, the knee comes up, the shin snaps ahead, and the foot returns to its place."""
+    """Kicks forwards: the leg swings back, the knee comes up, the shin snaps ahead, and the foot returns to its
+    place."""
     parts = []
     for number in range(count):
         track = plan.stand(plan.rng.uniform(1.55, 1.8))
         frames, other, body = len(track), 1 - side, plan.body
         high = plan.size**0.5 * plan.rng.uniform(0.94, 1.1)
         air = keys(frames, (0, 0), (0.1, 0), (0.26, 1), (0.68, 1), (0.84, 0), (1, 0))
-        hip = keys(frames, (0, 0), (0.1, 0), (0.27, -16), (0.41, 54 * high), (0.53, 86 * high), (0.66, 38), (0.84, 4), (1, 4))
+        hip = keys(
+            frames, (0, 0), (0.1, 0), (0.27, -16), (0.41, 54 * high), (0.53, 86 * high), (0.66, 38), (0.84, 4), (1, 4)
+        )
         knee = keys(frames, (0, 12), (0.1, 14), (0.27, 52), (0.39, 92), (0.53, 8), (0.65, 54), (0.82, 30), (1, 12))
         # The leg in the air is posed by its angles, from where the hip will be.
         place = track.ankles(body)[:, other, [0, 2]]
@@ -152,7 +159,8 @@ def stand(plan: Plan) -> Track:
     """Stands, shifts the weight and looks about a little."""
     track = plan.stand(plan.rng.uniform(1.6, 2.2) if plan.short else plan.rng.uniform(2.2, 3.6))
     drift, gaze = (
-        keys(len(track), (0, 0), (0.33, plan.rng.uniform(-1, 1)), (0.67, plan.rng.uniform(-1, 1)), (1, 0)) for _ in range(2)
+        keys(len(track), (0, 0), (0.33, plan.rng.uniform(-1, 1)), (0.67, plan.rng.uniform(-1, 1)), (1, 0))
+        for _ in range(2)
     )
     track.shift[:, 0] = 0.025 * drift
     track.tilt[:, 2] = -1.5 * drift
@@ -169,7 +177,9 @@ ACTIONS: dict[str, Callable[[Plan, str, int], Track]] = {
     "walk_backward": lambda plan, side, count: walk(plan, direction="backward"),
     "sidestep": lambda plan, side, count: walk(plan, direction=side),
     "run": lambda plan, side, count: run(plan),
-    "turn": lambda plan, side, count: turn(plan, degrees=_SIGNS[side] * plan.rng.uniform(80, 120 if plan.short else 180)),
+    "turn": lambda plan, side, count: turn(
+        plan, degrees=_SIGNS[side] * plan.rng.uniform(80, 120 if plan.short else 180)
+    ),
     "jump": lambda plan, side, count: jump(plan, count=count),
     "wave": lambda plan, side, count: wave(plan, sides=_SIDES[side]),
     "raise": lambda plan, side, count: raise_hands(plan, sides=_SIDES[side]),

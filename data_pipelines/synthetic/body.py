@@ -1,4 +1,5 @@
-"""From planned tracks to a posed body: feet stay where they are planted, and two-bone inverse kinematics fills in the legs."""
+"""From planned tracks to a posed body: feet stay where they are planted, and two-bone inverse kinematics fills in the
+legs."""
 
 import dataclasses
 from itertools import pairwise
@@ -24,7 +25,8 @@ HEEL_LENGTH = 0.03
 _STANDING, _REACH = 0.9945, 0.9965
 """Shares of a leg's length: standing, and at most. Knees never lock: these bend by 12 and 10 degrees."""
 _AHEAD = 0.038
-"""Of the standing pelvis before the ankles, for the default body, in metres: its weight is over the middle of the feet."""
+"""Of the standing pelvis before the ankles, for the default body, in metres: its weight is over the middle of the
+feet."""
 _TOE_BEND = 35.0
 """Degrees by which toes bend at most, as they do under a heel that leaves the floor."""
 
@@ -96,7 +98,8 @@ class Body:
         return np.stack([self.offsets[JOINT_INDEX[f"{side}_foot"]] for side in SIDES])
 
     def stand(self, place: Float[np.ndarray, " 2"], yaw: float, width: float = 1.0) -> Float[np.ndarray, "2 3"]:
-        """Toe joints of a body that stands at a place (X, Z) facing `yaw` degrees, its feet `width` times as far apart as usual."""
+        """Toe joints of a body that stands at a place (X, Z) facing `yaw` degrees, its feet `width` times as far apart
+        as usual."""
         facing = rot.yaw(np.radians(yaw))
         feet = np.array([[self.stance * width, 0, 0], [-self.stance * width, 0, 0]]) @ facing.T
         out = rot.yaw(np.radians([yaw + self.toe_out, yaw - self.toe_out]))
@@ -111,7 +114,8 @@ class Track:
 
     Attributes:
       toes: [T, 2, 3] toe joints, left and right, were the feet not pitched; a planted toe does not move.
-      pitch: [T, 2] of the feet. Positive raises the heel over the planted toes, negative the toes over the planted heel.
+      pitch: [T, 2] of the feet. Positive raises the heel over the planted toes, negative the toes over the planted
+        heel.
       foot_yaw: [T, 2] where the feet point, positive to the left.
       planted: [T, 2] feet that must reach the floor: the pelvis comes down for them.
       place: [T, 2] X and Z of the middle of the feet that the pelvis follows.
@@ -201,13 +205,16 @@ def ease(x: np.ndarray) -> np.ndarray:
 
 
 def heel_rise(body: Body, foot_yaw: np.ndarray, pitch: np.ndarray) -> Float[np.ndarray, "T 2 3"]:
-    """How a foot whose toes are up (negative pitch) moves its toe joint from where it would lie, for the heel to stay on the floor."""
+    """How a foot whose toes are up (negative pitch) moves its toe joint from where it would lie, for the heel to stay
+    on the floor."""
     heel = (-body.toes - [0, 0, HEEL_LENGTH * body.scale]) * [1, 0, 1]
     raised = heel - np.einsum("tsij,sj->tsi", _pitched(np.minimum(pitch, 0)), heel)
     return np.einsum("tsij,tsj->tsi", rot.yaw(np.radians(foot_yaw)), raised)
 
 
-def toes_for_ankles(body: Body, ankles: np.ndarray, foot_yaw: np.ndarray, pitch: np.ndarray) -> Float[np.ndarray, "T 2 3"]:
+def toes_for_ankles(
+    body: Body, ankles: np.ndarray, foot_yaw: np.ndarray, pitch: np.ndarray
+) -> Float[np.ndarray, "T 2 3"]:
     """The planned toes with which the posed ankles are where they should be: [T, 2, 3] metres, for feet in the air."""
     turned = rot.yaw(np.radians(foot_yaw)) @ _pitched(pitch)
     return ankles + np.einsum("tsij,sj->tsi", turned, body.toes) - heel_rise(body, foot_yaw, pitch)
@@ -268,7 +275,9 @@ def _hips(root: np.ndarray, pelvis: np.ndarray, hips: np.ndarray) -> Float[np.nd
     return root[:, None] + np.einsum("tij,sj->tsi", pelvis, hips)
 
 
-def _too_high(hips: np.ndarray, ankles: np.ndarray, reach: float, planted: Bool[np.ndarray, "T 2"]) -> Float[np.ndarray, " T"]:
+def _too_high(
+    hips: np.ndarray, ankles: np.ndarray, reach: float, planted: Bool[np.ndarray, "T 2"]
+) -> Float[np.ndarray, " T"]:
     """How far the pelvis must come down so that planted feet are within reach; smooth, and never less than needed."""
     across = np.linalg.norm((ankles - hips)[..., [0, 2]], axis=-1)
     highest = ankles[..., 1] + np.sqrt(np.maximum(reach**2 - across**2, 0.01))
@@ -320,7 +329,8 @@ def _tilted(degrees: Float[np.ndarray, "T 3"]) -> Float[np.ndarray, "T 3 3"]:
 
 
 def _arm(channels: Float[np.ndarray, "T 5"], side: int) -> list[Float[np.ndarray, "T 3 3"]]:
-    """Local rotations of collar, shoulder, elbow and wrist. Written for the left arm; the right one is its mirror image."""
+    """Local rotations of collar, shoulder, elbow and wrist. Written for the left arm; the right one is its mirror
+    image."""
     flexion, abduction, twist, elbow, wrist = np.moveaxis(channels, -1, 0)
     zero = np.zeros_like(flexion)
     # An arm above the shoulder takes the collar along, a sixth of the way.
@@ -339,6 +349,9 @@ def _arm(channels: Float[np.ndarray, "T 5"], side: int) -> list[Float[np.ndarray
 
 def _sway(frames: int, rng: np.random.Generator) -> Float[np.ndarray, "T 18"]:
     """Slow noise of about unit size: nobody stands still, and everybody breathes. Sums of sines from 0.15 to 0.9 Hz."""
-    frequencies, phases = rng.uniform([[0.15], [0.25], [0.4]], [[0.3], [0.5], [0.9]], (3, 18)), rng.uniform(0, 2 * np.pi, (3, 18))
+    frequencies, phases = (
+        rng.uniform([[0.15], [0.25], [0.4]], [[0.3], [0.5], [0.9]], (3, 18)),
+        rng.uniform(0, 2 * np.pi, (3, 18)),
+    )
     time = np.arange(frames)[:, None, None] / FPS
     return (np.sin(2 * np.pi * frequencies * time + phases) * np.array([1.0, 0.6, 0.3])[:, None]).sum(1)

@@ -2,7 +2,8 @@
 
 import re
 
-# Action -> (does, doing). {h} is the named hand or hands, {s} a side. One verb each: with few wordings a tiny LLM is soon at home in them.
+# Action -> (does, doing). {h} is the named hand or hands, {s} a side. One verb each: with few wordings a tiny LLM is
+# soon at home in them.
 _VERBS = {
     "walk": ("walks forward", "walking forward"),
     "walk_turn": ("walks in a curve to the {s}", "walking in a curve to the {s}"),
@@ -26,8 +27,10 @@ _COUNTS = {1: "", 2: "twice", 3: "three times"}
 
 # What a caption is recognised by; the first that is found counts.
 _SIGNS = (
-    ("walk_backward", r"\b(walk|step)\w* backward"), ("sidestep", r"\bsidestep|\bsideways"), ("walk", r"\bwalk"), ("turn", r"\bturn"),
-    ("run", r"\brun"), ("jump", r"\bjump"), ("wave", r"\bwav"), ("raise", r"\brais|\blift"), ("kick", r"\bkick"), ("squat", r"\bsquat"),
+    ("walk_backward", r"\b(walk|step)\w* backward"), ("sidestep", r"\bsidestep|\bsideways"), ("walk", r"\bwalk"),
+    ("turn", r"\bturn"),
+    ("run", r"\brun"), ("jump", r"\bjump"), ("wave", r"\bwav"), ("raise", r"\brais|\blift"), ("kick", r"\bkick"),
+    ("squat", r"\bsquat"),
     ("bow", r"\bbow"), ("sit", r"\bsit|\bseat"), ("stand", r"\bstand"),
 )  # fmt: skip
 
@@ -60,7 +63,8 @@ def sequence_captions(first: tuple[str, str], second: tuple[str, str]) -> list[s
 def caption_facts(caption: str) -> dict[str, str]:
     """What a caption says, as the labels of its clip (`Spec.labels`) have it.
 
-    {"action", "side", "speed", "count"}; {"sequence", "sides"} for two actions; an empty dict for a caption that names no action.
+    {"action", "side", "speed", "count"}; {"sequence", "sides"} for two actions; an empty dict for a caption that names
+    no action.
     """
     text = caption.lower()
     parts = re.split(r"\band then\b|, then\b|\bbefore\b", text, maxsplit=1)
@@ -69,7 +73,13 @@ def caption_facts(caption: str) -> dict[str, str]:
         return {}
     if len(parts) == 2:
         return {"sequence": "+".join(actions), "sides": "+".join(map(_side, parts))}
-    speed = "slow" if re.search(r"\bslowly\b", text) else "fast" if re.search(r"\bquickly\b|\brapidly\b", text) else "normal"
+    speed = (
+        "slow"
+        if re.search(r"\bslowly\b", text)
+        else "fast"
+        if re.search(r"\bquickly\b|\brapidly\b", text)
+        else "normal"
+    )
     count = "2" if re.search(r"\btwice\b|\btwo times\b", text) else "3" if re.search(r"\bthree times\b", text) else "1"
     return {"action": actions[0], "side": _side(text), "speed": speed, "count": count}
 

@@ -39,10 +39,13 @@ VARIATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...], f
 HELD_OUT: frozenset[tuple[str, str, str, int]] = frozenset({
     ("kick", "left", "fast", 2), ("kick", "right", "fast", 2), ("squat", "none", "fast", 2), ("bow", "none", "slow", 2),
 })  # fmt: skip
-"""(action, side, speed, count) that only the test split has. The same speed once and the same count at another speed are in training. Both
-sides are held out or none: were only the left leg never to kick twice quickly, "twice, quickly" would come to mean the right."""
+"""(action, side, speed, count) that only the test split has. The same speed once and the same count at another speed
+are in training. Both sides are held out or none: were only the left leg never to kick twice quickly, "twice, quickly"
+would come to mean the right."""
 
-HELD_OUT_SEQUENCES = frozenset({("walk", "wave"), ("turn", "raise"), ("squat", "kick"), ("bow", "walk"), ("jump", "sit")})
+HELD_OUT_SEQUENCES = frozenset(
+    {("walk", "wave"), ("turn", "raise"), ("squat", "kick"), ("bow", "walk"), ("jump", "sit")}
+)
 """Pairs of actions that only the test split has; each action is in training in the same place of other pairs."""
 
 SEQUENCE_SHARE = 0.18
@@ -75,11 +78,19 @@ class Spec:
             if action not in VARIATIONS:
                 raise InputError(f'Spec has the action "{action}"; expected one of {", ".join(VARIATIONS)}')
             sides, speeds, counts, _ = VARIATIONS[action]
-            for what, value, known in (("side", side, sides), ("speed", self.speed, speeds), ("count", self.count, counts)):
+            for what, value, known in (
+                ("side", side, sides),
+                ("speed", self.speed, speeds),
+                ("count", self.count, counts),
+            ):
                 if value not in known:
-                    raise InputError(f'Spec of "{action}" has {what} {value!r}; expected one of {", ".join(map(str, known))}')
+                    raise InputError(
+                        f'Spec of "{action}" has {what} {value!r}; expected one of {", ".join(map(str, known))}'
+                    )
         if len(self.actions) == 2 and (self.speed, self.count) != ("normal", 1):
-            raise InputError(f'Spec of two actions has speed "{self.speed}" and count {self.count}; expected "normal" and 1')
+            raise InputError(
+                f'Spec of two actions has speed "{self.speed}" and count {self.count}; expected "normal" and 1'
+            )
         if self.actions[0] in _LAST_ONLY and len(self.actions) == 2:
             raise InputError(f'Spec has "{self.actions[0]}" first of two actions; nothing follows on it')
 
@@ -87,8 +98,8 @@ class Spec:
     def labels(self) -> dict[str, str]:
         """The facts that its captions name.
 
-        {"action", "side", "speed", "count"} of one action; {"sequence": "walk+wave", "sides": "none+left"} of two. A pair is no action of
-        its own: pairs are many and rare, and some are in the test split alone.
+        {"action", "side", "speed", "count"} of one action; {"sequence": "walk+wave", "sides": "none+left"} of two. A
+        pair is no action of its own: pairs are many and rare, and some are in the test split alone.
         """
         if len(self.actions) == 2:
             return {"sequence": "+".join(self.actions), "sides": "+".join(self.sides)}
@@ -119,13 +130,16 @@ def draw_spec(rng: np.random.Generator, *, held_out: bool) -> Spec:
             continue
         sides = tuple(str(rng.choice(VARIATIONS[action][0])) for action in actions)
         _, speeds, counts, _ = VARIATIONS[actions[0]]
-        spec = Spec(actions, sides) if sequence else Spec(actions, sides, str(rng.choice(speeds)), int(rng.choice(counts)))
+        spec = (
+            Spec(actions, sides) if sequence else Spec(actions, sides, str(rng.choice(speeds)), int(rng.choice(counts)))
+        )
         if spec.held_out == held_out:
             return spec
 
 
 def synthesize(spec: Spec, rng: np.random.Generator, name: str = "") -> MotionClip:
-    """A clip of a random body doing what the spec says, with six of its captions, at 30 frames/s; the floor is at Y = 0."""
+    """A clip of a random body doing what the spec says, with six of its captions, at 30 frames/s; the floor is at Y =
+    0."""
     body = Body.draw(rng)
     pair = len(spec.actions) == 2
     pace = SPEEDS[spec.speed] * rng.uniform(0.94, 1.06) * (1.12 if pair else 1.0)
@@ -143,8 +157,8 @@ def synthesize(spec: Spec, rng: np.random.Generator, name: str = "") -> MotionCl
 def generate_corpus(num_clips: int, seed: int) -> Iterator[tuple[str, MotionClip]]:
     """(split, clip) of each clip: 85 % train, 5 % validation, 10 % test.
 
-    Half of the test clips are combinations that only they have. The label "combination" is "unseen" there and "seen" elsewhere; no caption
-    names it. Clip i depends on (seed, i) only, however many are made and wherever.
+    Half of the test clips are combinations that only they have. The label "combination" is "unseen" there and "seen"
+    elsewhere; no caption names it. Clip i depends on (seed, i) only, however many are made and wherever.
     """
     for index in range(num_clips):
         rng = np.random.default_rng((seed, index))

@@ -107,7 +107,8 @@ def walk(plan: Plan, *, direction: str = "forward", turn: float = 0.0) -> Track:
     ahead = {"forward": 0.0, "backward": 180.0, "left": 90.0, "right": -90.0}[direction]
     for step in range(steps):
         last = step == steps - 1
-        # The first step is short and the last brings the feet together, both pointing the same way; sideways every second step closes.
+        # The first step is short and the last brings the feet together, both pointing the same way; sideways every
+        # second step closes.
         yaw += 0.0 if last else turn / (steps - 1)
         share = 0.0 if last or (manner == "sideways" and step % 2) else 0.75 if step == 0 else 1.0
         going = rot.yaw(np.radians(yaw + ahead)) @ [0, 0, 1.0]
@@ -160,12 +161,16 @@ def _stepping(plan: Plan, landings: list[_Landing], period: float, manner: _Mann
         lift = manner.lift * plan.scale * (1.6 - 0.6 * min(amount, 1))
         track.toes[going, side, 1] += (lift * np.sin(np.pi * share) ** 2)[going]
         times = step + np.array([-0.42, 0.0, 0.1, 0.6 * _SWING, 0.93 * _SWING, _SWING, _SWING + 0.16])
-        pitches = amount * np.array([0, 0.75 * manner.push, manner.push, 0.1 * manner.push, manner.strike, 0.9 * manner.strike, 0])
+        pitches = amount * np.array(
+            [0, 0.75 * manner.push, manner.push, 0.1 * manner.push, manner.strike, 0.9 * manner.strike, 0]
+        )
         track.pitch[:, side] += PchipInterpolator(times, pitches, extrapolate=False)(
             np.clip((time - pause) / period, times[0], times[-1])
         )
         toes[side], yaws[side] = target, yaw
-    track.yaw = PchipInterpolator([0, *(np.arange(steps) + 0.75), steps + 1.0], [plan.yaw, *(y for *_, y in landings), yaw])(phase)
+    track.yaw = PchipInterpolator(
+        [0, *(np.arange(steps) + 0.75), steps + 1.0], [plan.yaw, *(y for *_, y in landings), yaw]
+    )(phase)
     track.place = _followed(track, plan.body, 0.42 * period)
     inside = np.sin(np.pi * np.clip(phase, 0, 1) / 2) * np.sin(np.pi * np.clip(steps - phase, 0, 1) / 2)
     carried = np.sin(np.pi * (phase - 0.5 * (_SWING - 1))) * (1 if first == RIGHT else -1) * inside
@@ -182,7 +187,12 @@ def _swing_arms(track: Track, plan: Plan, landings: list[_Landing], period: floa
     phase = np.clip((np.arange(len(track)) / FPS - pause) / period, 0, steps)
     inside = np.sin(np.pi * np.clip(phase, 0, 1) / 2) * np.sin(np.pi * np.clip(steps - phase, 0, 1) / 2)
     # 1 where the left leg is farthest in front: after it landed, before the other leaves.
-    leading = np.cos(np.pi * (phase - (1 + _SWING) / 2)) * inside * (1 if landings[0][0] == LEFT else -1) * (-1 if backward else 1)
+    leading = (
+        np.cos(np.pi * (phase - (1 + _SWING) / 2))
+        * inside
+        * (1 if landings[0][0] == LEFT else -1)
+        * (-1 if backward else 1)
+    )
     amount = plan.size * plan.pace**0.5 * (0.45 if backward else 1.0)
     track.tilt[:, 1] = -4 * leading * amount
     track.spine[:, 1] += 7 * leading * amount
@@ -251,7 +261,8 @@ def jump(plan: Plan, *, count: int) -> Track:
         speed = np.sqrt(2 * GRAVITY * apex)
         more = number < count - 1
         seconds = {
-            "wait": 0.2 if number == 0 else 0.02, "down": 0.36, "push": 1.9 * depth / speed, "flight": 2 * speed / GRAVITY,
+            "wait": 0.2 if number == 0 else 0.02, "down": 0.36, "push": 1.9 * depth / speed,
+            "flight": 2 * speed / GRAVITY,
             "land": 0.2, "up": 0.24 if more else 0.45, "rest": 0.02 if more else 0.2,
         }  # fmt: skip
         ends = np.cumsum(list(seconds.values()))
@@ -276,7 +287,8 @@ def jump(plan: Plan, *, count: int) -> Track:
         track.planted[air] = False
         at = ends / ends[-1]
         toe_off, toe_on = at[2], at[3]
-        pitch = keys(len(track), (0, 0), (0.4 * at[1] + 0.6 * toe_off, 0), (toe_off, 42), (0.4 * toe_off + 0.6 * toe_on, 48), (toe_on, 30),
+        pitch = keys(len(track), (0, 0), (0.4 * at[1] + 0.6 * toe_off, 0), (toe_off, 42),
+        (0.4 * toe_off + 0.6 * toe_on, 48), (toe_on, 30),
                      (0.5 * (toe_on + at[4]), 0), (1, 0))  # fmt: skip
         track.pitch[:] = np.maximum(pitch, 0)[:, None]
         lean = keys(len(track), (0, 0), (at[0], 0), *zip(at[1:5], (44, 2, 6, 34), strict=True), (at[5], 0), (1, 0))
@@ -292,13 +304,15 @@ def jump(plan: Plan, *, count: int) -> Track:
 
 
 def _swung(share: np.ndarray) -> np.ndarray:
-    """How far a swinging foot has come, 0 to 1: faster at once than with the least jerk, and so with a lower peak, as legs do."""
+    """How far a swinging foot has come, 0 to 1: faster at once than with the least jerk, and so with a lower peak, as
+    legs do."""
     x = np.clip(share, 0, 1)
     return 0.5 * (ease(x) + x**2 * (3 - 2 * x))
 
 
 def _hermite(x: np.ndarray, y0: float, y1: float, d0: float, d1: float) -> np.ndarray:
-    """Cubic with these values and slopes at x = 0 and 1; between equal heights and opposite speeds it is the parabola of free fall."""
+    """Cubic with these values and slopes at x = 0 and 1; between equal heights and opposite speeds it is the parabola
+    of free fall."""
     return (2 * x**3 - 3 * x**2 + 1) * y0 + (x**3 - 2 * x**2 + x) * d0 + (3 * x**2 - 2 * x**3) * y1 + (x**3 - x**2) * d1
 
 

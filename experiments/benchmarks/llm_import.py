@@ -1,4 +1,5 @@
-"""Seconds, GB/s and memory of importing, saving and loading an LLM of a preset's shape, beside transformers on the same files.
+"""Seconds, GB/s and memory of importing, saving and loading an LLM of a preset's shape, beside transformers on the same
+files.
 
     python -m experiments.benchmarks.llm_import --preset llama-3.2-1b --shards 2 --work DIR
 
@@ -19,21 +20,23 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import tyro
 
+from llamo_jax.commands import Reporting
 from llamo_jax.config import require
-from llamo_jax.convert.huggingface import write_config
-from llamo_jax.convert.layout import LLM
-from llamo_jax.convert.tensor_files import write_tensors
-from llamo_jax.convert.weights import declared
-from llamo_jax.errors import run_reporting_mistakes
 from llamo_jax.files import write_json
 from llamo_jax.models import llamo
 from llamo_jax.presets import LLMS
+from llamo_jax.storage.huggingface import write_config
+from llamo_jax.storage.layout import LLM
+from llamo_jax.storage.tensor_files import write_tensors
+from llamo_jax.storage.weights import declared
 from llamo_jax.tokenizer import train_tokenizer
 
-_JAX = "import jax, llamo_jax; from llamo_jax.convert import bundle, from_hf, huggingface; jax.numpy.zeros(1).block_until_ready()"
-_READY = "jax.block_until_ready((kept.text, kept.motion))"
+_JAX = (
+    "import jax, llamo_jax; from llamo_jax.convert import from_hf; from llamo_jax.storage import bundle, huggingface; "
+    "jax.numpy.zeros(1).block_until_ready()"
+)
+_READY = "jax.block_until_ready(kept.params)"
 _TORCH = "import torch, transformers; from transformers import AutoModelForCausalLM"
 
 TASKS = {
@@ -52,11 +55,12 @@ TASKS = {
     "load, hashes not checked": (_JAX, "kept = bundle.read_bundle({bundle!r}, verify=False); " + _READY),
     "save": (_JAX + "; kept = bundle.read_bundle({bundle!r}, verify=False)", "bundle.write_bundle({saved!r}, kept)"),
 }
-"""What is timed, each in a fresh process: preparation, and the statement itself. Memory-mapped weights count when they are touched."""
+"""What is timed, each in a fresh process: preparation, and the statement itself. Memory-mapped weights count when they
+are touched."""
 
 
-@dataclasses.dataclass(frozen=True)
-class LLMImport:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LLMImport(Reporting):
     """Measure importing, saving and loading an LLM of a preset's shape, beside transformers on the same files."""
 
     preset: str = "llama-3.2-1b"
@@ -69,10 +73,6 @@ class LLMImport:
     """Which to run."""
     work: Path | None = None
     """Folder for the files, deleted afterwards; by default a temporary one."""
-    json: Path | None = None
-    """Write the figures to this file too."""
-    debug: bool = False
-    """Show the traceback of a mistake."""
 
     def run(self) -> None:
         require(self.preset in LLMS, f'preset "{self.preset}" does not exist; expected one of {", ".join(LLMS)}')
@@ -99,8 +99,10 @@ class LLMImport:
             seconds = [result["seconds"] for result in results]
             median, peak = statistics.median(seconds), max(result["peak"] - result["before"] for result in results)
             figures[task] = {
-                "seconds": median, "least": min(seconds), "most": max(seconds), "GB": size / 1e9, "GB_per_second": size / 1e9 / median,
-                "peak_GB": peak / 1e9, "largest_shard_GB": shard / 1e9, "beyond_weights_in_shards": (peak - size) / shard,
+                "seconds": median, "least": min(seconds), "most": max(seconds), "GB": size / 1e9,
+                "GB_per_second": size / 1e9 / median,
+                "peak_GB": peak / 1e9, "largest_shard_GB": shard / 1e9,
+                "beyond_weights_in_shards": (peak - size) / shard,
             }  # fmt: skip
             speed = f"{size / 1e9:6.2f} GB  {size / 1e9 / median:6.2f} GB/s"
             print(
@@ -111,16 +113,19 @@ class LLMImport:
 
 
 def synthetic_checkpoint(folder: Path, preset: str, shards: int) -> int:
-    """Writes an LLM with random weights, config and a tokenizer, in `shards` files; returns the bytes of the largest."""
+    """Writes an LLM with random weights, config and a tokenizer, in `shards` files; returns the bytes of the
+    largest."""
     config = LLMS[preset]
-    tensors = {name: leaf.shape for leaf in declared(LLM, lambda rngs: llamo.LLM(rngs, config)) for name in leaf.names}
+    tensors = {name: leaf.shape for leaf in declared(LLM, llamo.LLM, config) for name in leaf.names}
     folder.mkdir(parents=True)
     block = np.random.default_rng(0).normal(scale=0.02, size=1 << 20).astype(ml_dtypes.bfloat16)
     total = sum(2 * math.prod(shape) for shape in tensors.values())
     parts: list[dict[str, tuple[int, ...]]] = [{} for _ in range(shards)]
     written = 0
     # In the order of layers, as real checkpoints are.
-    for name in sorted(tensors, key=lambda name: ["embed" not in name, *[int(part) for part in name.split(".") if part.isdigit()]]):
+    for name in sorted(
+        tensors, key=lambda name: ["embed" not in name, *[int(part) for part in name.split(".") if part.isdigit()]]
+    ):
         parts[min(shards - 1, written * shards // total)][name] = tensors[name]
         written += 2 * math.prod(tensors[name])
     files = {f"model-{number:05d}-of-{shards:05d}.safetensors": part for number, part in enumerate(parts, 1)}
@@ -159,5 +164,4 @@ def _size(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    command = tyro.cli(LLMImport, prog="python -m experiments.benchmarks.llm_import")
-    run_reporting_mistakes(command.run, debug=command.debug)
+    LLMImport.main("python -m experiments.benchmarks.llm_import")

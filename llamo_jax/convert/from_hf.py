@@ -3,17 +3,17 @@
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from llamo_jax.config import MotionVAEConfig
-from llamo_jax.convert.bundle import Bundle, LLMStorage, require_replaceable, write_bundle
-from llamo_jax.convert.huggingface import load_llm, resolve_llm
 from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.models import llamo
-from llamo_jax.models.layers import init
-from llamo_jax.models.motion_vae import NUM_FEATURES, MotionVAE
-from llamo_jax.presets import llamo_config
-from llamo_jax.tokenizer import Tokenizer
+from llamo_jax.models.declaration import init
+from llamo_jax.models.motion_vae import MotionVAE
+from llamo_jax.motion.representation import FEATURES
+from llamo_jax.motion.statistics import Statistics
+from llamo_jax.presets import is_narrow, llamo_config
+from llamo_jax.storage.bundle import Bundle, LLMStorage, require_replaceable, write_bundle
+from llamo_jax.storage.huggingface import load_llm, load_tokenizer, resolve_llm
 
 
 def bundle_from_llm(
@@ -31,20 +31,26 @@ def bundle_from_llm(
     Raises:
       InputError: not an LLM that this project runs, or `output` is in the way.
     """
-    require_replaceable(Path(output))
+    require_replaceable(output)
     source = resolve_llm(llm, revision)
+    tokenizer = load_tokenizer(source.folder)
     llm_config, text = load_llm(source.folder)
-    Tokenizer(source.folder, llamo.output_rows(text))
     config = llamo_config(llm_config)
-    vae_config = MotionVAEConfig(width=128 if llm_config.width < 512 else 1024)
+    vae_config = MotionVAEConfig(width=128 if is_narrow(llm_config) else 1024)
     motion_key, vae_key = jax.random.split(jax.random.key(seed))
     codec = MotionCodec(
         vae_config,
-        init(lambda rngs: MotionVAE(rngs, vae_config), vae_key),
-        feature_mean=np.zeros(NUM_FEATURES, np.float32),
-        feature_std=np.ones(NUM_FEATURES, np.float32),
-        latent_mean=np.zeros(config.latent_channels, np.float32),
-        latent_std=np.ones(config.latent_channels, np.float32),
+        init(MotionVAE, vae_config, vae_key),
+        features=Statistics.identity(FEATURES),
+        latents=Statistics.identity(config.latent_channels),
     )
-    motion = llamo.init_motion(config, motion_key, text)
-    write_bundle(output, Bundle(config, text, motion, codec, source, {"trained": False}), llm_storage=llm_storage)
+    bundle = Bundle(
+        config=config,
+        params={"text": text, **llamo.init_motion(config, motion_key, text)},
+        codec=codec,
+        llm=source,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+        info={"trained": False},
+    )
+    write_bundle(output, bundle, llm_storage=llm_storage)

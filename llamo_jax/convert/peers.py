@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from llamo_jax.config import MotionVAEConfig
-from llamo_jax.convert.layout import CONVOLUTION, Rule, leaves
-from llamo_jax.convert.tensor_files import write_tensors
-from llamo_jax.convert.weights import Weights
 from llamo_jax.errors import InputError
 from llamo_jax.files import read_arrays
 from llamo_jax.inference.codec import MotionCodec
-from llamo_jax.models.layers import abstract
-from llamo_jax.models.motion_vae import NUM_FEATURES, MotionVAE
-from llamo_jax.trees import flatten
+from llamo_jax.models.motion_vae import MotionVAE
+from llamo_jax.motion.representation import FEATURES
+from llamo_jax.motion.statistics import Statistics
+from llamo_jax.storage.layout import CONVOLUTION, Rule, leaves
+from llamo_jax.storage.tensor_files import write_tensors
+from llamo_jax.storage.weights import Weights, shapes_of
 
 
 def _conv(path: str, name: str) -> tuple[Rule, Rule]:
@@ -58,7 +58,8 @@ MOTIONSTREAMER_TAE = (
     *_conv("decoder/hidden", "decoder.model.4.conv"),
     *_conv("decoder/output", "decoder.model.6.conv"),
 )
-"""The causal TAE of MotionStreamer (github.com/zju3dv/MotionStreamer, models/tae.py). Its posterior is means, then log variances."""
+"""The causal TAE of MotionStreamer (github.com/zju3dv/MotionStreamer, models/tae.py). Its posterior is means, then log
+variances."""
 
 
 def read_motionstreamer_tae(checkpoint: str | Path, mean: str | Path, std: str | Path) -> MotionCodec:
@@ -69,7 +70,7 @@ def read_motionstreamer_tae(checkpoint: str | Path, mean: str | Path, std: str |
     Args:
       checkpoint: .pth with its state dict under "net", as published, or .safetensors of that state dict.
       mean: .npy of [272] that its features were normalised with.
-      std: likewise.
+      std: .npy of the deviations [272].
 
     Raises:
       InputError: not such a file, or tensors that are missing, left over or of another shape.
@@ -77,18 +78,20 @@ def read_motionstreamer_tae(checkpoint: str | Path, mean: str | Path, std: str |
     checkpoint = Path(checkpoint)
     statistics = {name: _vector(Path(path)) for name, path in (("mean", mean), ("std", std))}
     if not (statistics["std"] > 0).all():
-        raise InputError(f"{std}: deviations of 0 or less; expected more than 0 in all {NUM_FEATURES} features")
+        raise InputError(f"{std}: deviations of 0 or less; expected more than 0 in all {FEATURES} features")
     if checkpoint.suffix == ".safetensors":
         config, params = _read(checkpoint, checkpoint)
     else:
         with tempfile.TemporaryDirectory() as folder:
             converted = Path(folder) / "tae.safetensors"
             tensors = _state_dict(checkpoint)
-            write_tensors(converted, {name: (array.dtype, array.shape, lambda array=array: array) for name, array in tensors.items()})
+            write_tensors(
+                converted,
+                {name: (array.dtype, array.shape, lambda array=array: array) for name, array in tensors.items()},
+            )
             config, params = _read(converted, checkpoint)
-    channels = config.latent_channels
-    zeros, ones = np.zeros(channels, np.float32), np.ones(channels, np.float32)
-    return MotionCodec(config, params, statistics["mean"], statistics["std"], zeros, ones)
+    features = Statistics(statistics["mean"], statistics["std"])
+    return MotionCodec(config, params, features, Statistics.identity(config.latent_channels))
 
 
 def _read(path: Path, where: Path) -> tuple[MotionVAEConfig, dict[str, Any]]:
@@ -96,7 +99,7 @@ def _read(path: Path, where: Path) -> tuple[MotionVAEConfig, dict[str, Any]]:
         if (shape := weights.shape("tae.decode_proj.weight")) is None or len(shape) != 2:
             raise InputError(f"{where}: no matrix tae.decode_proj.weight; expected a causal TAE of MotionStreamer")
         config = MotionVAEConfig(width=shape[0], latent_channels=shape[1], activation="relu", upsampling="nearest")
-        shapes = {name: leaf.shape for name, leaf in flatten(abstract(lambda rngs: MotionVAE(rngs, config))).items()}
+        shapes = shapes_of(MotionVAE, config)
         for name in ("weight", "bias"):
             channels, *rest = shapes.pop(f"encoder/mean/{name}")
             shapes[f"encoder/posterior/{name}"] = (2 * channels, *rest)
@@ -112,7 +115,9 @@ def _state_dict(path: Path) -> Mapping[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
-        raise InputError(f"{path}: a .pth file needs PyTorch to be read; install it, or save the tensors as safetensors") from error
+        raise InputError(
+            f"{path}: a .pth file needs PyTorch to be read; install it, or save the tensors as safetensors"
+        ) from error
     if not path.exists():
         raise InputError(f"{path}: no such file; expected the checkpoint of a causal TAE")
     try:
@@ -122,12 +127,14 @@ def _state_dict(path: Path) -> Mapping[str, np.ndarray]:
         return {name: tensor.float().contiguous().numpy() for name, tensor in state.items()}
     except Exception as error:  # pickle, zipfile and torch raise their own types for damaged files
         reason = " ".join(str(error).split())[:120]
-        raise InputError(f'{path}: not a checkpoint with a state dict under "net" ({type(error).__name__}: {reason})') from error
+        raise InputError(
+            f'{path}: not a checkpoint with a state dict under "net" ({type(error).__name__}: {reason})'
+        ) from error
 
 
 def _vector(path: Path) -> np.ndarray:
     array = read_arrays(path).get("array")
-    if array is None or math.prod(array.shape) != NUM_FEATURES or not np.isfinite(array).all():
+    if array is None or math.prod(array.shape) != FEATURES or not np.isfinite(array).all():
         found = "several arrays" if array is None else f"shape {array.shape}"
-        raise InputError(f"{path}: {found}; expected {NUM_FEATURES} finite numbers in one .npy array")
-    return array.reshape(NUM_FEATURES).astype(np.float32)
+        raise InputError(f"{path}: {found}; expected {FEATURES} finite numbers in one .npy array")
+    return array.reshape(FEATURES).astype(np.float32)

@@ -1,9 +1,49 @@
 """Do captions name what is in the motion?"""
 
+import dataclasses
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 from llamo_jax.errors import InputError
+from llamo_jax.evaluation.figure import Figure
+from llamo_jax.evaluation.suite import Held
+from llamo_jax.pretrained import Llamo
+
+
+@dataclasses.dataclass
+class Captioning:
+    """Captions every held-out clip. Where captions are made from labels, it looks whether they name the right ones.
+
+    Attributes:
+      facts: the labels that a caption names.
+      label_names: which labels captions speak of; with none, captions are made and not judged.
+      batch_size: clips at once.
+      captions: set by `run`.
+    """
+
+    name: ClassVar[str] = "captions"
+    facts: Callable[[str], Mapping[str, str | None]]
+    label_names: tuple[str, ...]
+    batch_size: int = 32
+    captions: list[str] = dataclasses.field(default_factory=list)
+
+    def run(self, model: Llamo, held: Held) -> Iterator[Figure]:
+        """Captions, and yields the figures."""
+        starts = range(0, len(held), self.batch_size)
+        self.captions = [text for i in starts for text in model.caption(held.clips[i : i + self.batch_size])]
+        if not self.label_names:
+            return
+        found = caption_accuracy(self.captions, held.labels, self.facts, held.captions, self.label_names)
+        group = f"Motion-to-text, {len(held)} held-out clips"
+        for name, value in found.items():
+            yield Figure(f"Captions: {name.replace('_', ' ')}", 100 * value, "%", group)
+
+    def right(self, held: Held, index: int) -> bool | None:
+        """Whether a caption names the right labels; None where there is nothing to judge."""
+        truth = {name: value for name, value in held.labels[index].items() if name in self.label_names}
+        named = self.facts(self.captions[index])
+        return all(named.get(name) == value for name, value in truth.items()) if truth else None
 
 
 def caption_accuracy(
@@ -18,20 +58,23 @@ def caption_accuracy(
     Args:
       captions: one a motion.
       labels: label name -> class of each motion. A label that a motion lacks is not scored there.
-      classify: which labels a caption names, as the data set's builder inverts the templates that its captions were made from. A label
-        it leaves out is not named, and counts as wrong.
+      classify: which labels a caption names, as the data set's builder inverts the templates that its captions were
+        made from. A label it leaves out is not named, and counts as wrong.
       references: the true captions of each motion; None leaves out `exact_match`.
-      label_names: which labels to score; None is all. Leave out those that no caption speaks of, such as which recording it was.
+      label_names: which labels to score; None is all. Leave out those that no caption speaks of, such as which
+        recording it was.
 
     Returns:
-      `<label>` for each label name (share of captions that name the right class), `all_labels` (share that name all of them, of the motions
-      that have any), and
-      `exact_match` (share that equal a reference but for case, punctuation and spaces).
+      `<label>` for each label name (share of captions that name the right class), `all_labels` (share that name all of
+      them, of the motions that have any), and `exact_match` (share that equal a reference but for case, punctuation and
+      spaces).
 
     Raises:
       InputError: the sequences have different lengths or are empty.
     """
-    lengths = {"captions": len(captions), "labels": len(labels)} | ({} if references is None else {"references": len(references)})
+    lengths = {"captions": len(captions), "labels": len(labels)} | (
+        {} if references is None else {"references": len(references)}
+    )
     if len(set(lengths.values())) > 1 or not captions:
         raise InputError(f"caption_accuracy got {lengths}; expected as many of each, and at least one")
     named = [classify(caption) for caption in captions]
@@ -43,11 +86,14 @@ def caption_accuracy(
             right.setdefault(name, []).append(found.get(name) == value)
     figures = {name: sum(values) / len(values) for name, values in sorted(right.items())}
     figures["all_labels"] = _share(
-        all(found.get(name) == value for name, value in truth.items()) for found, truth in zip(named, labels, strict=True) if truth
+        all(found.get(name) == value for name, value in truth.items())
+        for found, truth in zip(named, labels, strict=True)
+        if truth
     )
     if references is not None:
         figures["exact_match"] = _share(
-            _plain(caption) in {_plain(reference) for reference in group} for caption, group in zip(captions, references, strict=True)
+            _plain(caption) in {_plain(reference) for reference in group}
+            for caption, group in zip(captions, references, strict=True)
         )
     return figures
 

@@ -1,15 +1,20 @@
 """Is the LLM's text ability untouched? Logits of a fixed set of texts, against the LLM's own."""
 
+import dataclasses
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from llamo_jax.convert.huggingface import load_llm
-from llamo_jax.model import Llamo, text_logits
+from llamo_jax.evaluation.figure import Figure
+from llamo_jax.evaluation.suite import Held
+from llamo_jax.pretrained import Llamo, text_logits
+from llamo_jax.storage.huggingface import load_llm
 
 TEXTS = (
     "Once upon a time, there was a little girl who loved to play outside in the park.",
@@ -22,6 +27,31 @@ TEXTS = (
 """Sentences of plain language; none of them follows a motion."""
 
 
+@dataclasses.dataclass
+class Language:
+    """Compares text logits with those of the LLM before motion training.
+
+    Attributes:
+      llm: the Hugging Face folder of that LLM.
+    """
+
+    name: ClassVar[str] = "language"
+    llm: Path
+
+    def run(self, model: Llamo, held: Held) -> Iterator[Figure]:
+        """Yields the figures; the held-out clips are not looked at."""
+        del held
+        f, group = text_fidelity(model, self.llm), "Language"
+        yield Figure("Text logits changed by motion training", f["changed_logits"], "", group, note="bitwise")
+        if "logit_error" in f:
+            note = (
+                f"largest difference, float32, of logits up to {f['largest_logit']:.0f}. Against transformers in "
+                f"float64: "
+                f"ours {f['rounding_error']:.2g}, transformers in float32 {f['rounding_error_transformers']:.2g}"
+            )
+            yield Figure("Text logits against transformers", f["logit_error"], "", group, note=note)
+
+
 def text_fidelity(model: Llamo, llm_folder: str | Path) -> dict[str, float]:
     """Compares a trained model's text logits with those of the LLM that it was made from.
 
@@ -31,11 +61,11 @@ def text_fidelity(model: Llamo, llm_folder: str | Path) -> dict[str, float]:
 
     Returns:
       changed_logits: how many text logits are not bitwise those of the LLM as imported, before motion training.
-      and, where PyTorch is installed, against transformers on the same folder: logit_error (largest absolute difference in float32),
-      largest_logit, and what rounding alone does: rounding_error of ours and rounding_error_transformers of its float32, both against
-      transformers in float64.
+      and, where PyTorch is installed, against transformers on the same folder: logit_error (largest absolute difference
+      in float32), largest_logit, and what rounding alone does: rounding_error of ours and rounding_error_transformers
+      of its float32, both against transformers in float64.
     """
-    config, text = load_llm(llm_folder)
+    config, text = load_llm(llm_folder, unstacked=True)
     rows = [np.array([[model.tokenizer.bos_id, *model.tokenizer.encode(sentence)]]) for sentence in TEXTS]
     ours = [np.asarray(model.text_logits(row)) for row in rows]
     before = [np.asarray(text_logits(text, config, row)) for row in rows]
@@ -56,7 +86,9 @@ def _largest_difference(first: list[np.ndarray], second: list[np.ndarray]) -> fl
     return max(float(np.abs(a - b).max()) for a, b in zip(first, second, strict=True))
 
 
-def _transformers_logits(folder: str | Path, rows: list[Int[np.ndarray, "1 T"]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _transformers_logits(
+    folder: str | Path, rows: list[Int[np.ndarray, "1 T"]]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Logits [1, T, V] of each row in float32 and in float64."""
     import torch
     from transformers import AutoModelForCausalLM

@@ -1,15 +1,55 @@
 """How well motions survive an autoencoder: the figures of a motion VAE on held-out clips."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
 from llamo_jax.errors import InputError
-from llamo_jax.evaluation.physical import contact_speeds, contacts, low_foot_speeds, ratio
+from llamo_jax.evaluation.figure import Figure
+from llamo_jax.evaluation.suite import Held
+from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.motion import rotations as rot
+from llamo_jax.motion.physics import contact_speeds, contacts, low_foot_speeds, ratio
 from llamo_jax.motion.representation import FPS, decode_positions, decode_rotations
 from llamo_jax.motion.skeleton import forward_kinematics, recover_offsets
+from llamo_jax.pretrained import Llamo
+
+
+class Reconstruction:
+    """Encodes and decodes every held-out clip with the model's motion VAE."""
+
+    name: ClassVar[str] = "reconstruction"
+    batch_size: ClassVar[int] = 32
+
+    def run(self, model: Llamo, held: Held) -> Iterator[Figure]:
+        """Reconstructs, and yields the figures."""
+        codec, real = model.codec, held.features
+        starts = range(0, len(real), self.batch_size)
+        decoded = [f for i in starts for f in codec.decode(codec.encode(real[i : i + self.batch_size]))]
+        f = evaluate_reconstruction(real, decoded)
+        group = "Motion VAE, held-out clips"
+        standing = "mean horizontal speed of feet while the recording's stand still"
+        yield Figure("VAE MPJPE", f["mpjpe_mm"], "mm", group, note="pelvis-aligned, from positions")
+        yield Figure("VAE MPJPE from rotations", f["mpjpe_rotations_mm"], "mm", group)
+        yield Figure("VAE MPJRE", f["mpjre_degrees"], "degrees", group)
+        yield Figure("VAE jerk over real", f["jerk_ratio"], "x", group)
+        yield Figure("VAE foot skating over real", f["skating_ratio"], "x", group, note=standing)
+        yield Figure(
+            "VAE speed of standing feet", 100 * f["foot_skating"], "cm/s", group, control=100 * f["foot_skating_real"]
+        )
+        low = "lower than 5 cm; hardly sees skating"
+        yield Figure("VAE speed of low feet over real", f["low_foot_ratio"], "x", group, note=low)
+        error = streaming_error(codec, real[0])
+        name = "Streamed decoding against decoding at once"
+        yield Figure(name, error, "", group, note="largest difference of features")
+
+
+def streaming_error(codec: MotionCodec, features: Float[np.ndarray, "T 272"]) -> float:
+    """Largest difference between features decoded latent by latent and decoded at once."""
+    latents = codec.encode([features])[0]
+    return float(np.abs(np.concatenate(list(codec.stream(latents))) - codec.decode([latents])[0]).max())
 
 
 def evaluate_reconstruction(
@@ -20,23 +60,26 @@ def evaluate_reconstruction(
     A VAE that makes 4 frames of one latent returns 4 * (T // 4) frames: the frames that both have are compared.
 
     Returns:
-      mpjpe_mm: mean distance of joints in mm, each frame moved so that its pelvis is the original's and neither rotated nor scaled; from
-        the position features, whose heading accumulates, so that drift of the heading counts.
+      mpjpe_mm: mean distance of joints in mm, each frame moved so that its pelvis is the original's and neither rotated
+        nor scaled; from the position features, whose heading accumulates, so that drift of the heading counts.
       mpjpe_rotations_mm: the same with the reconstruction's joints from its rotation features, on the original's bones.
       mpjre_degrees: mean geodesic angle between parent-relative rotations, the root's taken in the world.
       root_error_mm: mean horizontal distance of the pelvis; it grows with the length of the clips.
       acceleration_error_mm: mean length of the difference of second differences, pelvis-aligned, in mm a frame squared.
-      jerk, jerk_real: mean jerk of the joints in the world in m/s^3 (`physical.jerk`), and jerk_ratio, the quotient.
-      foot_skating, foot_skating_real: mean horizontal speed in m/s of foot joints while the ORIGINAL's are in contact, and skating_ratio.
-      low_foot_speed, low_foot_speed_real, low_foot_ratio: mean horizontal speed in m/s of feet that are low, each by its own heights, and
-        the quotient, which hardly sees skating (`physical.low_foot_speeds`).
+      jerk, jerk_real: mean jerk of the joints in the world in m/s^3 (`physics.jerk`), and jerk_ratio, the quotient.
+      foot_skating, foot_skating_real: mean horizontal speed in m/s of foot joints while the ORIGINAL's are in contact,
+        and skating_ratio.
+      low_foot_speed, low_foot_speed_real, low_foot_ratio: mean horizontal speed in m/s of feet that are low, each by
+        its own heights, and the quotient, which hardly sees skating (`physics.low_foot_speeds`).
       frames, clips: how many were compared.
 
     Raises:
       InputError: the sequences have different lengths or are empty.
     """
     if len(originals) != len(reconstructions) or not originals:
-        raise InputError(f"{len(originals)} originals and {len(reconstructions)} reconstructions; expected as many, and at least one")
+        raise InputError(
+            f"{len(originals)} originals and {len(reconstructions)} reconstructions; expected as many, and at least one"
+        )
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for original, reconstruction in zip(originals, reconstructions, strict=True):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,76 +12,64 @@ from jaxtyping import Array, Float
 
 from llamo_jax.config import MotionVAEConfig
 from llamo_jax.errors import InputError
+from llamo_jax.inference.buckets import BUCKET, padded_arrays
 from llamo_jax.models import motion_vae
-from llamo_jax.models.motion_vae import FRAMES_PER_LATENT
-from llamo_jax.motion.representation import FEATURE_LIMIT
-
-_BUCKET = 32  # latents; lengths are padded to multiples of this, so that few shapes compile
+from llamo_jax.motion.representation import FEATURE_LIMIT, FRAMES_PER_LATENT
+from llamo_jax.motion.statistics import Statistics
 
 
 @dataclasses.dataclass(frozen=True)
 class MotionCodec:
-    """Encodes and decodes whole motions.
+    """Encodes and decodes whole motions. The VAE is causal: padding on the right changes nothing before it.
 
     Attributes:
-      config: the VAE's.
+      config: of the VAE.
       params: its weights.
-      feature_mean: [272], feature_std: [272] of the training features (one deviation a group).
-      latent_mean: [Z], latent_std: [Z] of the training latents, per channel.
+      features: statistics of the training features (one deviation a group).
+      latents: statistics of the training latents, per channel.
     """
 
     config: MotionVAEConfig
     params: dict[str, Any]
-    feature_mean: np.ndarray
-    feature_std: np.ndarray
-    latent_mean: np.ndarray
-    latent_std: np.ndarray
+    features: Statistics
+    latents: Statistics
 
-    def encode(self, features: list[Float[np.ndarray, "T 272"]]) -> list[Float[np.ndarray, "n Z"]]:
-        """Normalised latents of motions, n = T // 4: up to 3 last frames are left out.
+    def encode(self, motions: Sequence[Float[np.ndarray, "T 272"]]) -> list[Float[np.ndarray, "n Z"]]:
+        """Normalised latents of un-normalised features, n = T // 4; the frames after the last whole latent are left
+        out.
 
         Raises:
           InputError: a motion is shorter than 4 frames.
         """
-        for index, motion in enumerate(features):
+        for index, motion in enumerate(motions):
             if len(motion) < FRAMES_PER_LATENT:
-                raise InputError(f"motion {index} has {len(motion)} frames; expected at least {FRAMES_PER_LATENT}, one latent's worth")
-        counts = [len(motion) // FRAMES_PER_LATENT for motion in features]
-        whole = [self.normalise(f[: FRAMES_PER_LATENT * n]) for f, n in zip(features, counts, strict=True)]
-        means = self.posterior_means(_pad(whole, FRAMES_PER_LATENT * _BUCKET))
-        return [(mu[:n] - self.latent_mean) / self.latent_std for mu, n in zip(means, counts, strict=True)]
+                found = f"motion {index} has {len(motion)} frames"
+                raise InputError(f"{found}; expected at least {FRAMES_PER_LATENT}, one latent's worth")
+        counts = [len(motion) // FRAMES_PER_LATENT for motion in motions]
+        whole = [
+            self.features.normalise(motion[: FRAMES_PER_LATENT * n], FEATURE_LIMIT)
+            for motion, n in zip(motions, counts, strict=True)
+        ]
+        means = self.posterior_means(padded_arrays(whole, multiple=FRAMES_PER_LATENT * BUCKET)[0])
+        return [self.latents.normalise(mu[:n]) for mu, n in zip(means, counts, strict=True)]
 
     def posterior_means(self, normalised: Float[np.ndarray, "B T 272"]) -> Float[np.ndarray, "B n Z"]:
         """Latents before their own normalisation, of normalised features; T a multiple of 4."""
         return np.asarray(_encode(self.params, self.config, jnp.asarray(normalised)))
 
-    def decode(self, latents: list[Float[np.ndarray, "n Z"]]) -> list[Float[np.ndarray, "4*n 272"]]:
+    def decode(self, motions: Sequence[Float[np.ndarray, "n Z"]]) -> list[Float[np.ndarray, "4*n 272"]]:
         """Un-normalised features of normalised latents."""
-        padded = _pad([latent * self.latent_std + self.latent_mean for latent in latents], _BUCKET)
-        features = np.asarray(_decode(self.params, self.config, jnp.asarray(padded))) * self.feature_std + self.feature_mean
-        return [f[: FRAMES_PER_LATENT * len(z)] for f, z in zip(features, latents, strict=True)]
+        padded, _ = padded_arrays([self.latents.denormalise(latents) for latents in motions])
+        features = self.features.denormalise(np.asarray(_decode(self.params, self.config, jnp.asarray(padded))))
+        return [f[: FRAMES_PER_LATENT * len(z)] for f, z in zip(features, motions, strict=True)]
 
     def stream(self, latents: Iterable[Float[np.ndarray, " Z"]]) -> Iterator[Float[np.ndarray, "4 272"]]:
-        """Un-normalised features of one motion, four frames as each normalised latent comes; the same frames as `decode` gives."""
+        """Un-normalised features of one motion, four frames as each normalised latent comes; those of `decode`."""
         state = motion_vae.decoder_state(self.config, 1)
         for latent in latents:
-            raw = jnp.asarray(latent * self.latent_std + self.latent_mean)[None, None]
+            raw = jnp.asarray(self.latents.denormalise(latent))[None, None]
             features, state = _decode_next(self.params, self.config, raw, state)
-            yield np.asarray(features[0]) * self.feature_std + self.feature_mean
-
-    def normalise(self, features: Float[np.ndarray, "... 272"]) -> Float[np.ndarray, "... 272"]:
-        """Features in training deviations, clipped."""
-        normalised = (features - self.feature_mean) / self.feature_std
-        return np.clip(normalised, -FEATURE_LIMIT, FEATURE_LIMIT).astype(np.float32)
-
-
-def _pad(rows: list[np.ndarray], multiple: int) -> Float[np.ndarray, "B T C"]:
-    # The VAE is causal: what is padded on the right changes nothing before it.
-    length = -(-max(map(len, rows)) // multiple) * multiple
-    padded = np.zeros((len(rows), length, rows[0].shape[1]), np.float32)
-    for target, row in zip(padded, rows, strict=True):
-        target[: len(row)] = row
-    return padded
+            yield self.features.denormalise(np.asarray(features[0]))
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -1,21 +1,26 @@
 """LLaMo: embeddings, both towers and the three heads, as functions of a parameter tree.
 
-The tree has the sub-trees `text` (the LLM: frozen, absent from every gradient), `motion` (the motion tower, its adapter and the embeddings
-[BOM] and [EOM]), `flow` (the flow head) and `exit` (the exit head).
+The tree has the sub-trees `text` (the LLM: frozen, absent from every gradient), `motion` (the motion tower, its adapter
+and the embeddings [BOM] and [EOM]), `flow_head` and `exit_head`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
+from llamo_jax.batch import Batch
 from llamo_jax.config import LlamoConfig, LLMConfig
 from llamo_jax.models import mot
+from llamo_jax.models.attention import Places
 from llamo_jax.models.cache import KVCache
+from llamo_jax.models.declaration import Linear, init, param
 from llamo_jax.models.flow import FlowHead
-from llamo_jax.models.layers import Linear, dot, init, linear, param, rms_norm
+from llamo_jax.models.layers import dot, linear, rms_norm
 
 Params = dict[str, Any]
 
@@ -33,8 +38,8 @@ class LLM(nnx.Module):
             self.head = param(rngs, (config.vocab_size, config.width), ("vocab", "embed"), std=config.width**-0.5)
 
 
-class Motion(nnx.Module):
-    """Declares the motion side: all that training adds to the LLM."""
+class MotionSide(nnx.Module):
+    """Declares all that training adds to the LLM: motion tower, adapter, embeddings, flow head and exit head."""
 
     def __init__(self, rngs: nnx.Rngs, config: LlamoConfig):
         width = config.motion.width
@@ -45,31 +50,57 @@ class Motion(nnx.Module):
             layers=mot.Tower(rngs, config.text, width, config.motion.ffn_width),
             norm=param(rngs, (width,), ("embed",), mean=1.0),
         )
-        self.flow = FlowHead(rngs, config.flow, width, config.latent_channels)
-        self.exit = Linear(rngs, 1, width, (None, "embed"))
+        self.flow_head = FlowHead(rngs, config.flow_head, width, config.latent_channels)
+        self.exit_head = Linear(rngs, 1, width, (None, "embed"))
 
 
-def init_motion(config: LlamoConfig, key: jax.Array, text: Params) -> Params:
-    """The motion side at the start of training: `motion`, `flow` and `exit`.
+class Model(MotionSide):
+    """Declares the whole model."""
+
+    def __init__(self, rngs: nnx.Rngs, config: LlamoConfig):
+        super().__init__(rngs, config)
+        self.text = LLM(rngs, config.text)
+
+
+def init_motion(
+    config: LlamoConfig, key: jax.Array, text: Params, shardings: Mapping[str, NamedSharding] | None = None
+) -> Params:
+    """The motion side at the start of training: `motion`, `flow_head` and `exit_head`.
 
     Where the shapes of the towers agree, the motion tower starts as a copy of the text tower, else at random.
+
+    Args:
+      config: the model's.
+      key: of the random values.
+      text: the text tower, with stacked layers.
+      shardings: by path, where each array is made; None is the default device.
     """
     copied = (config.motion.width, config.motion.ffn_width) == (config.text.width, config.text.ffn_width)
-    params = init(lambda rngs: Motion(rngs, config), key, without=("motion/layers", "motion/norm") if copied else ())
+    without = ("motion/layers", "motion/norm") if copied else ()
+    params = init(MotionSide, config, key, shardings, without=without)
     if copied:
-        params["motion"]["layers"] = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), text["layers"])
-        params["motion"]["norm"] = jnp.array(text["norm"], jnp.float32)
+        params["motion"] |= _float32_copy({"layers": text["layers"], "norm": text["norm"]})
     return params
 
 
-def embed_text(params: Params, config: LlamoConfig, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """Embeddings of text tokens; the id `eom_id` takes the trained [EOM] vector."""
-    embedded = params["text"]["embed"][jnp.minimum(tokens, config.text.vocab_size - 1)]
-    eom = params["motion"]["eom"].astype(embedded.dtype)
-    return jnp.where((tokens == config.text.eom_id)[..., None], eom, embedded)
+@jax.jit
+def _float32_copy(tree: Params) -> Params:
+    # On the same devices as the text tower, each array split as there. A copy: one of the two is going to train.
+    return jax.tree.map(lambda leaf: jnp.copy(leaf.astype(jnp.float32)), tree)
 
 
-def embed_motion(params: Params, latents: Float[Array, "B T Z"], start: Bool[Array, "B T"], dtype: jnp.dtype) -> Float[Array, "B T D"]:
+def embed_text(text: Params, tokens: Int[Array, "B T"], eom: Float[Array, " D"] | None = None) -> Float[Array, "B T D"]:
+    """Embeddings of text tokens. The id one past the LLM's vocabulary is [EOM] and takes its trained vector `eom`."""
+    vocab_size = len(text["embed"])
+    embedded = text["embed"][jnp.minimum(tokens, vocab_size - 1)]
+    return (
+        embedded if eom is None else jnp.where((tokens == vocab_size)[..., None], eom.astype(embedded.dtype), embedded)
+    )
+
+
+def embed_motion(
+    params: Params, latents: Float[Array, "B T Z"], start: Bool[Array, "B T"], dtype: jnp.dtype
+) -> Float[Array, "B T D"]:
     """Inputs of the motion tower: each slot's latent through the adapter, or [BOM] at the start of a motion."""
     adapted = linear(params["motion"]["adapter"], latents.astype(dtype))
     return jnp.where(start[..., None], params["motion"]["bom"].astype(dtype), adapted)
@@ -78,72 +109,59 @@ def embed_motion(params: Params, latents: Float[Array, "B T Z"], start: Bool[Arr
 def hidden(
     params: Params,
     config: LlamoConfig,
-    batch: dict[str, Array],
+    batch: Batch,
     *,
     latents: Float[Array, "B Lm Z"] | None = None,
     text_first: bool = False,
-    remat: bool = False,
 ) -> tuple[Float[Array, "B Lt Dt"], Float[Array, "B Lm Dm"] | None]:
-    """Normalised hidden states of both streams of a batch (the loader's layout).
+    """Normalised hidden states of both streams of a batch.
 
     Args:
-      params: the whole tree.
+      params: the whole tree; for a batch of plain text its sub-tree `text` is enough.
       config: the model's.
-      batch: a batch; without "motion_latents" it is text only.
-      latents: inputs in place of batch["motion_latents"] (history noise); slot i is fed the latent of slot i - 1.
-      text_first: as in `mot.forward`.
-      remat: as in `mot.forward`.
+      batch: rows of both streams, or of text alone.
+      latents: inputs in place of the batch's own (history noise); slot i is fed the latent of slot i - 1.
+      text_first: no motion precedes text in any sample. Then the text tower is the LLM on its own, and nothing that
+        trains lies behind its keys and values: its backward pass never runs.
     """
-    text = mot.Stream(embed_text(params, config, batch["text_tokens"]), batch["text_positions"], batch["text_segments"])
-    motion = None
-    if "motion_latents" in batch:
-        targets = batch["motion_latents"] if latents is None else latents
+    text, motion = batch
+    x = embed_text(params["text"], text.tokens, params["motion"]["eom"] if "motion" in params else None)
+    x = jax.lax.stop_gradient(x) if text_first else x
+    towers = [(params["text"]["layers"], mot.Stream(x, Places(text.positions, text.segments)))]
+    if motion is not None:
+        targets = motion.latents if latents is None else latents
         previous = jnp.pad(targets, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-        x = embed_motion(params, previous, batch["motion_start"], text.x.dtype)
-        motion = mot.Stream(x, batch["motion_positions"], batch["motion_segments"])
-    motion_layers = {} if motion is None else params["motion"]["layers"]
-    text_x, motion_x = mot.forward(
-        params["text"]["layers"], motion_layers, config.text, text, motion, text_first=text_first, remat=remat
-    )
+        inputs = embed_motion(params, previous, motion.start, x.dtype)
+        stream = mot.Stream(inputs, Places(motion.positions, motion.segments))
+        towers.append((params["motion"]["layers"], stream))
+    text_x, *motion_x = mot.forward(towers, config.text, sees=(1, 2) if text_first and motion is not None else None)
     text_x = rms_norm(params["text"]["norm"], text_x, config.text.norm_eps)
-    if motion_x is not None:
-        motion_x = rms_norm(params["motion"]["norm"], motion_x, config.text.norm_eps)
-    return text_x, motion_x
+    return text_x, rms_norm(params["motion"]["norm"], motion_x[0], config.text.norm_eps) if motion_x else None
 
 
 def lm_head(text: Params, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
     """Float32 logits over the LLM's vocabulary."""
-    return dot(x, output_rows(text)).astype(jnp.float32)
-
-
-def output_rows(text: Params) -> Float[Array, "V D"]:
-    """The head's weight: one row a token."""
-    return text["head"] if "head" in text else text["embed"]
+    return dot(x, text["head"] if "head" in text else text["embed"]).astype(jnp.float32)
 
 
 def exit_head(params: Params, x: Float[Array, "... D"]) -> Float[Array, "..."]:
     """Logit that the motion has ended before this slot's latent."""
-    return linear(params["exit"], x)[..., 0].astype(jnp.float32)
+    return linear(params["exit_head"], x)[..., 0].astype(jnp.float32)
 
 
 def text_logits(text: Params, config: LLMConfig, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
     """The LLM alone: logits of whole text sequences (position = index). Reads nothing of the motion side."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    stream = mot.Stream(text["embed"][tokens], positions, jnp.ones_like(positions))
-    x, _ = mot.forward(text["layers"], {}, config, stream, None)
+    stream = mot.Stream(embed_text(text, tokens), Places(positions, jnp.ones_like(positions)))
+    (x,) = mot.forward([(text["layers"], stream)], config)
     return lm_head(text, rms_norm(text["norm"], x, config.norm_eps))
 
 
 def text_step(
-    params: Params,
-    config: LlamoConfig,
-    tokens: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
-    segments: Int[Array, "B T"],
-    cache: KVCache,
-) -> tuple[Float[Array, "B T D"], KVCache]:
-    """New text tokens after a cache: their normalised hidden states. `params` has unstacked layers (`decoding_params`)."""
-    stream = mot.Stream(embed_text(params, config, tokens), positions, segments)
+    params: Params, config: LlamoConfig, tokens: Int[Array, "R T"], places: Places, cache: KVCache
+) -> tuple[Float[Array, "R T D"], KVCache]:
+    """New text tokens after a cache: their normalised hidden states. `params` has unstacked layers."""
+    stream = mot.Stream(embed_text(params["text"], tokens, params["motion"]["eom"]), places)
     x, cache = mot.forward_cached(params["text"]["layers"], config.text, stream, cache)
     return rms_norm(params["text"]["norm"], x, config.text.norm_eps), cache
 
@@ -151,22 +169,22 @@ def text_step(
 def motion_step(
     params: Params,
     config: LlamoConfig,
-    latents: Float[Array, "B T Z"],
-    start: Bool[Array, "B T"],
-    positions: Int[Array, "B T"],
-    segments: Int[Array, "B T"],
+    latents: Float[Array, "R T Z"],
+    start: Bool[Array, "R T"],
+    places: Places,
     cache: KVCache,
-) -> tuple[Float[Array, "B T D"], KVCache]:
+) -> tuple[Float[Array, "R T D"], KVCache]:
     """New motion slots after a cache: `latents` are their inputs, ignored where `start` marks a [BOM] slot."""
-    stream = mot.Stream(embed_motion(params, latents, start, params["text"]["embed"].dtype), positions, segments)
+    stream = mot.Stream(embed_motion(params, latents, start, params["text"]["embed"].dtype), places)
     x, cache = mot.forward_cached(params["motion"]["layers"], config.text, stream, cache)
     return rms_norm(params["motion"]["norm"], x, config.text.norm_eps), cache
 
 
 def decoding_params(params: Params) -> Params:
-    """The same tree with the layers of both towers unstacked, as the cached steps want them."""
-    return {
-        **params,
-        "text": {**params["text"], "layers": mot.unstack(params["text"]["layers"])},
-        "motion": {**params["motion"], "layers": mot.unstack(params["motion"]["layers"])},
+    """The same tree with the layers of its towers unstacked, as the cached steps want them. A copy of the towers."""
+    towers = {
+        name: {**params[name], "layers": mot.unstack(params[name]["layers"])}
+        for name in ("text", "motion")
+        if name in params and isinstance(params[name]["layers"], dict)
     }
+    return params | towers

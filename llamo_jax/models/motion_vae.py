@@ -1,13 +1,14 @@
 """The causal motion VAE: 272 features at 30 frames/s <-> latents at 7.5/s.
 
-Latent i depends on frames up to 4 i + 3, and frames 4 i .. 4 i + 3 depend on latents up to i. Every convolution takes the last inputs of
-what came before as an argument: zeros at the start of a motion, the returned state afterwards. So decoding in a stream and decoding at
-once are the same computation.
+Latent i depends on frames up to 4 i + 3, and frames 4 i .. 4 i + 3 depend on latents up to i. Every convolution takes
+the last inputs of what came before as an argument: zeros at the start of a motion, the returned state afterwards. So
+decoding in a stream and decoding at once are the same computation.
 
-Architecture: the causal TAE of MotionStreamer (residual stacks with dilations 9, 3, 1, no normalisation), by default with two changes
-that bring the jerk of reconstructions from 4 times the recordings' to about theirs: SiLU, and causal linear interpolation between the
-previous and the present latent instead of nearest-neighbour upsampling. With "relu" and "nearest" it is the TAE itself, whose published
-weights `convert/peers.py` imports. The posterior's deviation is drawn, not predicted (LLaMo).
+Architecture: the causal TAE of MotionStreamer (residual stacks with dilations 9, 3, 1, no normalisation), by default
+with two changes that bring the jerk of reconstructions from 4 times the recordings' to about theirs: SiLU, and causal
+linear interpolation between the previous and the present latent instead of nearest-neighbour upsampling. With "relu"
+and "nearest" it is the TAE itself, whose published weights `convert/peers.py` imports. The posterior's deviation is
+drawn, not predicted (LLaMo).
 """
 
 from typing import Any
@@ -18,10 +19,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from llamo_jax.config import MotionVAEConfig
-from llamo_jax.models.layers import Linear, linear, param
-
-NUM_FEATURES = 272
-FRAMES_PER_LATENT = 4
+from llamo_jax.models.declaration import Linear, abstract, param
+from llamo_jax.models.layers import linear
+from llamo_jax.motion.representation import FEATURES
 
 State = dict[str, Any]
 
@@ -30,7 +30,9 @@ class Conv(nnx.Module):
     """A causal convolution; weight [out, kernel, in], so that a tap is contracted on the last axis."""
 
     def __init__(self, rngs: nnx.Rngs, out_dim: int, in_dim: int, kernel: int, scale: float = 1.0):
-        self.weight = param(rngs, (out_dim, kernel, in_dim), ("conv_out", None, "conv_in"), std=scale * (kernel * in_dim) ** -0.5)
+        self.weight = param(
+            rngs, (out_dim, kernel, in_dim), ("conv_out", None, "conv_in"), std=scale * (kernel * in_dim) ** -0.5
+        )
         self.bias = param(rngs, (out_dim,), ("conv_out",))
 
 
@@ -49,7 +51,7 @@ class MotionVAE(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, config: MotionVAEConfig):
         width = config.width
         self.encoder = nnx.Dict(
-            input=Conv(rngs, width, NUM_FEATURES, 3),
+            input=Conv(rngs, width, FEATURES, 3),
             down0=nnx.Dict(conv=Conv(rngs, width, width, 4), residual=ResidualStack(rngs, width, config.dilations)),
             down1=nnx.Dict(conv=Conv(rngs, width, width, 4), residual=ResidualStack(rngs, width, config.dilations)),
             output=Conv(rngs, width, width, 3),
@@ -61,7 +63,7 @@ class MotionVAE(nnx.Module):
             up0=nnx.Dict(residual=ResidualStack(rngs, width, config.dilations), conv=Conv(rngs, width, width, 3)),
             up1=nnx.Dict(residual=ResidualStack(rngs, width, config.dilations), conv=Conv(rngs, width, width, 3)),
             hidden=Conv(rngs, width, width, 3),
-            output=Conv(rngs, NUM_FEATURES, width, 3),
+            output=Conv(rngs, FEATURES, width, 3),
         )
 
 
@@ -105,9 +107,8 @@ def decode(
 
 def decoder_state(config: MotionVAEConfig, batch: int) -> State:
     """The state of a decoder that has seen nothing, for a jitted step that always takes one."""
-    params = jax.eval_shape(lambda: nnx.to_pure_dict(nnx.state(MotionVAE(nnx.Rngs(0), config), nnx.Param)))
     latents = jax.ShapeDtypeStruct((batch, 1, config.latent_channels), jnp.float32)
-    state = jax.eval_shape(lambda p, z: decode(p, config, z)[1], params, latents)
+    state = jax.eval_shape(lambda p, z: decode(p, config, z)[1], abstract(MotionVAE, config), latents)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
 
 
@@ -128,8 +129,11 @@ class _Causal:
         self.after[name] = extended[:, extended.shape[1] - length :]
         return extended
 
-    def conv(self, name: str, p: dict, x: Float[Array, "B T I"], *, dilation: int = 1, stride: int = 1) -> Float[Array, "B T O"]:
-        """Shifted inputs side by side and one matrix product: on CPU faster than a convolution, forward and backward."""
+    def conv(
+        self, name: str, p: dict, x: Float[Array, "B T I"], *, dilation: int = 1, stride: int = 1
+    ) -> Float[Array, "B T O"]:
+        """Shifted inputs side by side and one matrix product: on CPU faster than a convolution, forward and
+        backward."""
         weight = p["weight"].astype(x.dtype)
         out_dim, kernel, in_dim = weight.shape
         extended = self._with_history(name, x, (kernel - 1) * dilation + 1 - stride)
@@ -146,7 +150,8 @@ class _Causal:
         return x
 
     def upsample(self, name: str, x: Float[Array, "B T C"]) -> Float[Array, "B 2*T C"]:
-        """Twice the rate: by linear interpolation between the previous sample and the present one, or by saying each twice."""
+        """Twice the rate: by linear interpolation between the previous sample and the present one, or by saying each
+        twice."""
         if self._config.upsampling == "nearest":
             return jnp.repeat(x, 2, axis=1)
         previous = self._with_history(name, x, 1)[:, :-1]

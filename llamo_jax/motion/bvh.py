@@ -55,7 +55,9 @@ class Bvh:
                 rotations[:, joint] = rot.from_euler(order, np.stack(angles, -1))
             else:
                 for axis, angle in zip(order, angles, strict=True):
-                    rotations[:, joint] = rotations[:, joint] @ rot.from_rotvec(np.radians(angle)[:, None] * np.eye(3)["XYZ".index(axis)])
+                    rotations[:, joint] = rotations[:, joint] @ rot.from_rotvec(
+                        np.radians(angle)[:, None] * np.eye(3)["XYZ".index(axis)]
+                    )
         return translations, rotations
 
     def world(self) -> tuple[Float[np.ndarray, "T J 3"], Float[np.ndarray, "T J 3 3"]]:
@@ -71,7 +73,9 @@ class Bvh:
         positions, world = np.array(translations), np.array(rotations)
         for joint, parent in enumerate(self.parents):
             if parent >= 0:
-                positions[:, joint] = positions[:, parent] + np.einsum("tij,tj->ti", world[:, parent], translations[:, joint])
+                positions[:, joint] = positions[:, parent] + np.einsum(
+                    "tij,tj->ti", world[:, parent], translations[:, joint]
+                )
                 world[:, joint] = world[:, parent] @ rotations[:, joint]
         return positions, world
 
@@ -90,23 +94,31 @@ def read_bvh(path: str | Path) -> Bvh:
         raise InputError(f"{path}: not a text file; expected BVH") from error
     header, marker, body = text.partition("MOTION")
     if not marker or not header.lstrip().startswith("HIERARCHY"):
-        raise InputError(f"{path}: not a BVH file, or cut off in its header; expected the sections HIERARCHY and MOTION")
+        raise InputError(
+            f"{path}: not a BVH file, or cut off in its header; expected the sections HIERARCHY and MOTION"
+        )
     names, parents, offsets, channels = _read_hierarchy(header, path)
     match = re.match(r"\s*Frames:\s*(\d+)\s*Frame Time:\s*([-+.\deE]+)", body)
     if not match:
-        raise InputError(f'{path}: after MOTION expected "Frames: N" and "Frame Time: S", found "{" ".join(body[:40].split())}"')
+        raise InputError(
+            f'{path}: after MOTION expected "Frames: N" and "Frame Time: S", found "{" ".join(body[:40].split())}"'
+        )
     frames = int(match[1])
     try:
         frame_time = float(match[2])
     except ValueError as error:
         raise InputError(f'{path}: the frame time is "{match[2]}"; expected seconds') from error
     if frames < 1 or not 0 < frame_time < 10:
-        raise InputError(f"{path}: {frames} frames of {frame_time} s; expected at least one frame and a positive frame time")
+        raise InputError(
+            f"{path}: {frames} frames of {frame_time} s; expected at least one frame and a positive frame time"
+        )
     values = _read_numbers(body[match.end() :], frames, sum(map(len, channels)), path)
     return Bvh(tuple(names), tuple(parents), np.array(offsets), tuple(channels), values, frame_time)
 
 
-def _read_hierarchy(header: str, path: str | Path) -> tuple[list[str], list[int], list[list[float]], list[tuple[str, ...]]]:
+def _read_hierarchy(
+    header: str, path: str | Path
+) -> tuple[list[str], list[int], list[list[float]], list[tuple[str, ...]]]:
     names, parents, offsets, channels = [], [], [], []
     stack: list[int] = []  # open joints and end sites
     for number, line in enumerate(header.splitlines(), start=1):
@@ -143,7 +155,9 @@ def _read_hierarchy(header: str, path: str | Path) -> tuple[list[str], list[int]
         elif words[0] == "CHANNELS" and stack:
             matches = [_CHANNEL.fullmatch(word) for word in words[2:]]
             if len(words) < 2 or not words[1].isdigit() or int(words[1]) != len(matches) or None in matches:
-                raise InputError(f'{where}: found "{line.strip()}"; expected CHANNELS, their number, and as many channel names')
+                raise InputError(
+                    f'{where}: found "{line.strip()}"; expected CHANNELS, their number, and as many channel names'
+                )
             if len({(match[1].upper(), match[2].lower()) for match in matches if match}) < len(matches):
                 raise InputError(f'{where}: found "{line.strip()}"; expected each channel once')
             channels[stack[-1]] = tuple(match[1].upper() + match[2].lower() for match in matches if match)
@@ -177,7 +191,8 @@ def write_bvh(
     offsets: Float[np.ndarray, "22 3"],
     fps: float,
 ) -> None:
-    """Writes SMPL-22 motion in centimetres (the unit that Blender, Maya and MotionBuilder assume), Y up, rotations Z X Y."""
+    """Writes SMPL-22 motion in centimetres (the unit that Blender, Maya and MotionBuilder assume), Y up, rotations Z X
+    Y."""
     children = [[child for child, parent in enumerate(PARENTS) if parent == joint] for joint in range(len(PARENTS))]
     lines = ["HIERARCHY"]
     order: list[int] = []

@@ -13,12 +13,10 @@ from llamo_jax.files import atomic_path, read_arrays
 from llamo_jax.motion import representation
 from llamo_jax.motion import rotations as rot
 from llamo_jax.motion.bvh import read_bvh, write_bvh
+from llamo_jax.motion.formats import PICTURES, READABLE, WRITABLE, require_suffix
 from llamo_jax.motion.representation import FEATURES, FPS
 from llamo_jax.motion.retarget import to_smpl22
-from llamo_jax.motion.skeleton import DEFAULT_OFFSETS, MIRROR, NUM_JOINTS, forward_kinematics, recover_offsets
-
-PICTURES = (".mp4", ".gif", ".png")
-SUFFIXES = (".bvh", ".npz", ".npy", *PICTURES)
+from llamo_jax.motion.skeleton import DEFAULT_OFFSETS, NUM_JOINTS, forward_kinematics, recover_offsets
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,7 +25,8 @@ class MotionClip:
 
     Attributes:
       joints: [T, 22, 3] world positions in metres, Y up, right-handed.
-      rotations: [T, 22, 3, 3] parent-relative; the root's is in the world. At rest (identity) the body stands in a T-pose facing +Z.
+      rotations: [T, 22, 3, 3] parent-relative; the root's is in the world. At rest (identity) the body stands in a
+        T-pose facing +Z.
       fps: frames a second.
       captions: sentences that describe it.
       name: what it is called in its data set.
@@ -53,7 +52,8 @@ class MotionClip:
         ):
             if array.shape != shape or frames == 0:
                 raise InputError(
-                    f"{what}: {field} have shape {array.shape}; expected [T, {', '.join(map(str, shape[1:]))}] with T at least 1"
+                    f"{what}: {field} have shape {array.shape}; expected [T, {', '.join(map(str, shape[1:]))}] with "
+                    f"T at least 1"
                 )
             _require_numbers(array, f"{what}: {field}")
             if not np.isfinite(array).all():
@@ -81,8 +81,8 @@ class MotionClip:
 
         Args:
           features: un-normalised.
-          source: "positions" takes the joints from the position features; "rotations" poses the body (its offsets recovered from both)
-            by the rotation features.
+          source: "positions" takes the joints from the position features; "rotations" poses the body (its offsets
+            recovered from both) by the rotation features.
           metadata: the other fields.
 
         Raises:
@@ -99,30 +99,32 @@ class MotionClip:
         joints = representation.decode_positions(features)
         rotations, root = representation.decode_rotations(features)
         if (flat := np.abs(np.linalg.det(rotations) - 1).max(1) > 1e-3).any():
-            raise InputError(f"rotation features of frame {int(np.argmax(flat))} are no rotations; expected un-normalised ones")
+            raise InputError(
+                f"rotation features of frame {int(np.argmax(flat))} are no rotations; expected un-normalised ones"
+            )
         if source == "rotations":
             joints = forward_kinematics(rotations, root, recover_offsets(joints, rotations))
         return cls(joints, rotations, **metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads a file by its suffix: .bvh (any skeleton whose joints can be named), .npz (of `save`), .npy ([T, 272] features).
+        """Reads a file by its suffix: .bvh (any skeleton whose joints can be named), .npz (of `save`), .npy ([T, 272]
+        features).
 
         Raises:
           InputError: the file is missing, damaged or of another kind.
         """
         path = Path(path)
+        require_suffix(path, READABLE, "motion")
         if path.suffix == ".bvh":
             return _from_bvh(cls, path)
         if path.suffix == ".npz":
             return _from_npz(cls, path)
-        if path.suffix == ".npy":
-            features = read_arrays(path)["array"]
-            try:
-                return cls.from_features(features, name=path.stem)
-            except InputError as error:
-                raise InputError(f"{path}: {error}") from error
-        raise InputError(f'{path}: suffix "{path.suffix}" is no motion format; expected one of .bvh .npz .npy')
+        features = read_arrays(path)["array"]
+        try:
+            return cls.from_features(features, name=path.stem)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
         """Writes a file by its suffix: .bvh, .npz, .npy (features), .mp4, .gif, .png (film strip). All or nothing.
@@ -131,6 +133,7 @@ class MotionClip:
           InputError: the suffix is none of these.
         """
         path = Path(path)
+        require_suffix(path, WRITABLE, "motion")
         if path.suffix in PICTURES:
             self.render(path)
         elif path.suffix == ".bvh":
@@ -138,17 +141,17 @@ class MotionClip:
         elif path.suffix == ".npz":
             with atomic_path(path) as temporary:
                 np.savez_compressed(
-                    temporary, joints=self.joints, rotations=self.rotations, fps=self.fps, captions=np.array(self.captions, str),
+                    temporary, joints=self.joints, rotations=self.rotations, fps=self.fps,
+                    captions=np.array(self.captions, str),
                     name=self.name, labels=json.dumps(self.labels),
                 )  # fmt: skip
-        elif path.suffix == ".npy":
+        else:
             with atomic_path(path) as temporary:
                 np.save(temporary, self.features())
-        else:
-            raise InputError(f'{path}: suffix "{path.suffix}" is no motion format; expected one of {" ".join(SUFFIXES)}')
 
     def render(self, path: str | Path, title: str | None = None) -> None:
-        """Draws the motion as a video (.mp4, .gif) or a film strip (.png); the title is the first caption unless given."""
+        """Draws the motion as a video (.mp4, .gif) or a film strip (.png); the title is the first caption unless
+        given."""
         from llamo_jax.motion.render import render  # Pillow and ffmpeg, only where something is drawn
 
         render([self], path, [title if title is not None else next(iter(self.captions), "")])
@@ -159,7 +162,8 @@ class MotionClip:
         return representation.encode(clip.joints, clip.rotations).astype(np.float32)
 
     def resampled(self, fps: float) -> Self:
-        """The same motion at another rate: positions interpolated linearly and rotations spherically at the exact new times.
+        """The same motion at another rate: positions interpolated linearly and rotations spherically at the exact new
+        times.
 
         Rates within 0.01 % are the same: BVH files write 30 frames/s as a frame time of 0.0333333.
         """
@@ -173,11 +177,6 @@ class MotionClip:
         joints = self.joints[low] * (1 - fraction) + self.joints[low + 1] * fraction
         return dataclasses.replace(self, joints=joints, rotations=rot.resample(self.rotations, times), fps=float(fps))
 
-    def mirrored(self) -> Self:
-        """The motion in a mirror: left and right exchanged. Captions and labels are left as they are."""
-        flip = np.diag([-1.0, 1.0, 1.0])
-        return dataclasses.replace(self, joints=self.joints[:, MIRROR] * [-1, 1, 1], rotations=flip @ self.rotations[:, MIRROR] @ flip)
-
     @property
     def offsets(self) -> Float[np.ndarray, "22 3"]:
         """Bone offsets in the rest pose (metres), recovered from joints and rotations."""
@@ -185,14 +184,14 @@ class MotionClip:
 
     @property
     def seconds(self) -> float:
-        """Duration."""
+        """Duration in seconds."""
         return len(self) / self.fps
 
     def __len__(self) -> int:
         return len(self.joints)
 
     def __getitem__(self, frames: slice) -> Self:
-        """A cut of the motion, in the same world."""
+        """A window of the motion, in the same world."""
         return dataclasses.replace(self, joints=self.joints[frames], rotations=self.rotations[frames])
 
 
@@ -209,10 +208,20 @@ def _from_bvh(cls: type[MotionClip], path: Path) -> MotionClip:
 def _from_npz(cls: type[MotionClip], path: Path) -> MotionClip:
     arrays = read_arrays(path)
     if missing := sorted({"joints", "rotations", "fps"} - set(arrays)):
-        raise InputError(f"{path}: has no {', '.join(missing)}; found {', '.join(arrays)}; expected an .npz that MotionClip.save wrote")
+        raise InputError(
+            f"{path}: has no {', '.join(missing)}; found {', '.join(arrays)}; expected an .npz that MotionClip.save "
+            f"wrote"
+        )
     matrices = arrays["rotations"]
-    if matrices.ndim == 4 and matrices.shape[2:] == (3, 3) and matrices.dtype.kind == "f" and np.isfinite(matrices).all():
-        wrong = (np.abs(matrices @ np.swapaxes(matrices, -1, -2) - np.eye(3)).max((-1, -2)) > 1e-2) | (np.linalg.det(matrices) < 0)
+    if (
+        matrices.ndim == 4
+        and matrices.shape[2:] == (3, 3)
+        and matrices.dtype.kind == "f"
+        and np.isfinite(matrices).all()
+    ):
+        wrong = (np.abs(matrices @ np.swapaxes(matrices, -1, -2) - np.eye(3)).max((-1, -2)) > 1e-2) | (
+            np.linalg.det(matrices) < 0
+        )
         if wrong.any():
             raise InputError(f"{path}: rotations of frame {int(np.argwhere(wrong)[0, 0])} are no rotation matrices")
     try:

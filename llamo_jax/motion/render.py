@@ -1,9 +1,9 @@
 """Pictures of motion: videos (.mp4, .gif) and film strips (.png).
 
-A body of rounded limbs is projected and filled limb by limb, far to near, with Pillow at twice the size, then halved: milliseconds
-a frame on one core, and no display is needed. The camera stands before the subject as the first frame faces, 30 degrees to the
-subject's left, and follows the pelvis smoothly; so the subject's left (blue) is on the picture's right as long as the subject faces
-the camera.
+A body of rounded limbs is projected and filled limb by limb, far to near, with Pillow at twice the size, then halved:
+milliseconds a frame on one core, and no display is needed. The camera stands before the subject as the first frame
+faces, 30 degrees to the subject's left, and follows the pelvis smoothly; so the subject's left (blue) is on the
+picture's right as long as the subject faces the camera.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, Self
 
 import imageio_ffmpeg
 import numpy as np
@@ -22,8 +23,30 @@ from tqdm import tqdm
 from llamo_jax.errors import InputError
 from llamo_jax.files import atomic_path
 from llamo_jax.motion import rotations as rot
-from llamo_jax.motion.clip import PICTURES, MotionClip
+from llamo_jax.motion.formats import PICTURES, require_suffix
 from llamo_jax.motion.skeleton import JOINT_INDEX, JOINT_NAMES, pose
+
+
+class Drawable(Protocol):
+    """What is drawn: a `MotionClip` is one.
+
+    Attributes:
+      joints: [T, 22, 3] world positions in metres, Y up.
+      rotations: [T, 22, 3, 3] parent-relative; the root's is in the world.
+      fps: frames a second.
+      captions: sentences; the first is the title.
+    """
+
+    joints: Float[np.ndarray, "T 22 3"]
+    rotations: Float[np.ndarray, "T 22 3 3"]
+    fps: float
+    captions: tuple[str, ...]
+
+    def resampled(self, fps: float) -> Self:
+        """The same motion at another rate."""
+
+    def __len__(self) -> int: ...
+
 
 PANEL = 480
 """Width and height of a clip's picture in a video, in pixels."""
@@ -48,15 +71,20 @@ _TRAIL_SECONDS = 5.0
 _SOLE = 0.03  # metres from the lowest joint, a toe, to the ground below it
 _EDGES = 24  # of the polygon that stands for a round outline
 
-# Spheres of the body: (name, radius in metres of a body with legs of 0.8 m). Names beyond the 22 joints are placed by `_spheres`.
+# Spheres of the body: (name, radius in metres of a body with legs of 0.8 m). Names beyond the 22 joints are placed by
+# `_spheres`.
 _RADII = {
-    "chest": 0.105, "spine2": 0.105, "spine1": 0.1, "pelvis": 0.105, "left_hip": 0.085, "left_knee": 0.056, "left_ankle": 0.042,
-    "left_heel": 0.034, "left_foot": 0.034, "left_toe": 0.026, "left_shoulder": 0.055, "left_elbow": 0.04, "left_wrist": 0.03,
-    "left_rib": 0.085, "left_hand": 0.034, "left_fingers": 0.024, "neck": 0.05, "head": 0.052, "jaw": 0.074, "skull": 0.098, "nose": 0.022,
+    "chest": 0.105, "spine2": 0.105, "spine1": 0.1, "pelvis": 0.105, "left_hip": 0.085, "left_knee": 0.056,
+    "left_ankle": 0.042,
+    "left_heel": 0.034, "left_foot": 0.034, "left_toe": 0.026, "left_shoulder": 0.055, "left_elbow": 0.04,
+    "left_wrist": 0.03,
+    "left_rib": 0.085, "left_hand": 0.034, "left_fingers": 0.024, "neck": 0.05, "head": 0.052, "jaw": 0.074,
+    "skull": 0.098, "nose": 0.022,
 }  # fmt: skip
 _TRUNK = (
     ("left_hip", "right_hip", "pelvis"), ("pelvis", "spine1", "spine2"),
-    ("left_shoulder", "right_shoulder", "chest", "left_rib", "right_rib"), ("neck", "head"), ("jaw", "skull"), ("nose",),
+    ("left_shoulder", "right_shoulder", "chest", "left_rib", "right_rib"), ("neck", "head"), ("jaw", "skull"),
+    ("nose",),
 )  # fmt: skip
 _LEFT_LIMBS = (
     ("left_hip", "left_knee"), ("left_knee", "left_ankle"), ("left_ankle", "left_heel", "left_foot", "left_toe"),
@@ -81,10 +109,11 @@ _WRAPPED = np.array([[_SPHERES.index(name) for name in (*part, *[part[0]] * (5 -
 _SUNK = np.array([0.12 if part[0] == "neck" else 0.0 for part, _ in _PARTS])
 
 
-def render(clips: Sequence[MotionClip], path: str | Path, titles: Sequence[str] | None = None) -> None:
+def render(clips: Sequence[Drawable], path: str | Path, titles: Sequence[str] | None = None) -> None:
     """Draws clips side by side in a video (.mp4, .gif) or one above the other in a film strip (.png). All or nothing.
 
-    A video lasts as long as the longest clip; a shorter one stays on its last frame. Each clip's ground is below its own lowest joint.
+    A video lasts as long as the longest clip; a shorter one stays on its last frame. Each clip's ground is below its
+    own lowest joint.
 
     Args:
       clips: at least one; in a video all run at the first one's rate, at most 30 frames/s.
@@ -95,8 +124,7 @@ def render(clips: Sequence[MotionClip], path: str | Path, titles: Sequence[str] 
       InputError: the suffix is none of these, there are no clips, or another number of titles.
     """
     path = Path(path)
-    if path.suffix not in PICTURES:
-        raise InputError(f'{path}: suffix "{path.suffix}" is no picture format; expected one of {" ".join(PICTURES)}')
+    require_suffix(path, PICTURES, "picture")
     if not clips:
         raise InputError(f"{path}: no motion to draw; expected at least one")
     if titles is None:
@@ -112,7 +140,7 @@ def render(clips: Sequence[MotionClip], path: str | Path, titles: Sequence[str] 
             _write_mp4(temporary, clips, titles)
 
 
-def _write_mp4(path: Path, clips: Sequence[MotionClip], titles: Sequence[str]) -> None:
+def _write_mp4(path: Path, clips: Sequence[Drawable], titles: Sequence[str]) -> None:
     fps = min(clips[0].fps, MAX_FPS)
     frames = _video_frames(clips, titles, fps, PANEL)
     first = next(frames)
@@ -133,7 +161,7 @@ def _write_mp4(path: Path, clips: Sequence[MotionClip], titles: Sequence[str]) -
         writer.close()
 
 
-def _write_gif(path: Path, clips: Sequence[MotionClip], titles: Sequence[str]) -> None:
+def _write_gif(path: Path, clips: Sequence[Drawable], titles: Sequence[str]) -> None:
     frames = _video_frames(clips, titles, GIF_FPS, GIF_PANEL)
     opening = list(itertools.islice(frames, 2 * round(GIF_FPS)))
     # One palette for all, from a frame that shows the trail: colours do not flicker, and unchanged pixels cost nothing.
@@ -142,7 +170,7 @@ def _write_gif(path: Path, clips: Sequence[MotionClip], titles: Sequence[str]) -
     indexed[0].save(path, save_all=True, append_images=indexed[1:], duration=round(1000 / GIF_FPS), loop=0)
 
 
-def _video_frames(clips: Sequence[MotionClip], titles: Sequence[str], fps: float, panel: int) -> Iterator[Image.Image]:
+def _video_frames(clips: Sequence[Drawable], titles: Sequence[str], fps: float, panel: int) -> Iterator[Image.Image]:
     scenes = [_Scene(clip.resampled(fps), (panel, panel)) for clip in clips]
     heading = _headings(titles, panel)
     for frame in tqdm(range(max(map(len, scenes))), desc="drawing", unit="frame", delay=2, leave=False, disable=None):
@@ -157,7 +185,7 @@ def _video_frames(clips: Sequence[MotionClip], titles: Sequence[str], fps: float
         yield picture
 
 
-def _film_strip(clips: Sequence[MotionClip], titles: Sequence[str]) -> Image.Image:
+def _film_strip(clips: Sequence[Drawable], titles: Sequence[str]) -> Image.Image:
     width, height = STRIP_PANEL
     rows = []
     for clip, title in zip(clips, titles, strict=True):
@@ -225,11 +253,12 @@ def _footer(view: Image.Image, time: str, legend: bool = True) -> None:
         left += 25 + font.getlength(name)
 
 
-def _spheres(clip: MotionClip) -> tuple[Float[np.ndarray, "T S 3"], Float[np.ndarray, " S"]]:
+def _spheres(clip: Drawable) -> tuple[Float[np.ndarray, "T S 3"], Float[np.ndarray, " S"]]:
     """World centres and radii, in metres, of the spheres that the body's parts wrap."""
     joints = clip.joints
     # The mean of both legs tells a child from an adult.
-    legs = sum(np.linalg.norm(joints[:, JOINT_INDEX[f"{side}_{a}"]] - joints[:, JOINT_INDEX[f"{side}_{b}"]], axis=-1).mean()
+    legs = sum(np.linalg.norm(joints[:, JOINT_INDEX[f"{side}_{a}"]] - joints[:, JOINT_INDEX[f"{side}_{b}"]],
+    axis=-1).mean()
                for side in ("left", "right") for a, b in (("hip", "knee"), ("knee", "ankle"))) / 2  # fmt: skip
     size = float(np.clip(legs / 0.8, 0.5, 1.5))
     turned = pose(clip.rotations, joints[:, 0], np.zeros((len(JOINT_NAMES), 3)))[1][:, JOINT_INDEX["head"]]
@@ -237,7 +266,9 @@ def _spheres(clip: MotionClip) -> tuple[Float[np.ndarray, "T S 3"], Float[np.nda
     at["jaw"] = at["head"] + size * turned @ [0, 0.035, 0.02]
     at["skull"] = at["head"] + size * turned @ [0, 0.1, 0.0]
     at["nose"] = at["head"] + size * turned @ [0, 0.07, 0.105]
-    at["chest"] = at["spine3"] * 0.5 + at["neck"] * 0.5 - (at["left_shoulder"] + at["right_shoulder"]) * 0.05 + at["spine2"] * 0.1
+    at["chest"] = (
+        at["spine3"] * 0.5 + at["neck"] * 0.5 - (at["left_shoulder"] + at["right_shoulder"]) * 0.05 + at["spine2"] * 0.1
+    )
     broad = _unit(at["left_shoulder"] - at["right_shoulder"]) * size
     for side, out in (("left", 0.045), ("right", -0.045)):
         at[f"{side}_rib"] = at["spine2"] * 0.75 + at["chest"] * 0.25 + out * broad
@@ -271,7 +302,9 @@ class _Camera:
     def focal(self) -> float:
         return self.size[1] / 2 / np.tan(_FIELD_OF_VIEW / 2)
 
-    def project(self, points: Float[np.ndarray, "*n 3"], frame: int) -> tuple[Float[np.ndarray, "*n 2"], Float[np.ndarray, "*n"]]:
+    def project(
+        self, points: Float[np.ndarray, "*n 3"], frame: int
+    ) -> tuple[Float[np.ndarray, "*n 2"], Float[np.ndarray, "*n"]]:
         """Pixels from the top left and depths in metres."""
         seen = (points - self.targets[frame]) @ self.axes.T
         depth = seen[..., 2] + self.distance
@@ -282,7 +315,7 @@ class _Camera:
 class _Scene:
     """One clip before its camera."""
 
-    def __init__(self, clip: MotionClip, size: tuple[int, int]) -> None:
+    def __init__(self, clip: Drawable, size: tuple[int, int]) -> None:
         self.size = size
         self.centres, self.radii = _spheres(clip)
         self.floor = clip.joints[..., 1].min() - _SOLE
@@ -293,7 +326,7 @@ class _Scene:
     def __len__(self) -> int:
         return len(self.centres)
 
-    def _camera(self, clip: MotionClip) -> _Camera:
+    def _camera(self, clip: Drawable) -> _Camera:
         # One first frame decides the side, so that a turn is seen as a turn.
         direction = rot.yaw(rot.heading(clip.rotations[0, 0]) + _AZIMUTH)
         backward = direction @ [0, np.sin(_PITCH), np.cos(_PITCH)]
@@ -301,7 +334,9 @@ class _Scene:
         axes = np.stack([right, np.cross(backward, right), -backward])
         width, height = (side * _SUPERSAMPLING for side in self.size)
         # Steps and bounces do not shake the picture; slow climbs and falls are followed.
-        targets = np.stack([_smooth(clip.joints[:, 0, axis], sigma * clip.fps) for axis, sigma in enumerate((0.4, 1.0, 0.4))], -1)
+        targets = np.stack(
+            [_smooth(clip.joints[:, 0, axis], sigma * clip.fps) for axis, sigma in enumerate((0.4, 1.0, 0.4))], -1
+        )
         targets[:, 1] -= 0.02
         camera = _Camera(axes, targets, 0.0, (width, height))
         seen = (self.centres - targets[:, None]) @ axes.T
@@ -374,7 +409,8 @@ class _Scene:
 
 
 def _wrap_circles(centres: Float[np.ndarray, "S 2"], radii: Float[np.ndarray, " S"]) -> Float[np.ndarray, "P E 2"]:
-    """The convex outline of the circles of each part: in every direction, a point of the circle that reaches farthest."""
+    """The convex outline of the circles of each part: in every direction, a point of the circle that reaches
+    farthest."""
     angles = np.linspace(0, 2 * np.pi, _EDGES, endpoint=False)
     around = np.stack([np.cos(angles), np.sin(angles)], -1)
     reach = np.einsum("psi,ei->pse", centres[_WRAPPED], around) + radii[_WRAPPED][..., None]
@@ -383,7 +419,8 @@ def _wrap_circles(centres: Float[np.ndarray, "S 2"], radii: Float[np.ndarray, " 
 
 
 def _smooth(values: Float[np.ndarray, " T"], sigma: float) -> Float[np.ndarray, " T"]:
-    """Gaussian smoothing over `sigma` frames that keeps a steady pace steady up to both ends (the ends go on by point reflection)."""
+    """Gaussian smoothing over `sigma` frames that keeps a steady pace steady up to both ends (the ends go on by point
+    reflection)."""
     margin = int(4 * sigma) + 1
     return gaussian_filter1d(np.pad(values, margin, mode="reflect", reflect_type="odd"), sigma)[margin:-margin]
 

@@ -1,9 +1,11 @@
 """The 272-dimensional motion representation, both ways (MotionStreamer's layout).
 
-Per frame, at 30 frames/s, in metres: root displacement on the floor, heading change, joint positions and their differences, and
-parent-relative rotations, all without the heading. Positions and rotations are redundant: `decode_positions` and
-`decode_rotations` read the one or the other.
+Per frame, at 30 frames/s, in metres: root displacement on the floor, heading change, joint positions and their
+differences, and parent-relative rotations, all without the heading. Positions and rotations are redundant:
+`decode_positions` and `decode_rotations` read the one or the other.
 """
+
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +15,14 @@ from llamo_jax.motion import rotations as rot
 from llamo_jax.motion.skeleton import NUM_JOINTS
 
 FEATURES = 272
+"""Numbers of a frame."""
 FPS = 30
+"""Frames a second."""
+FRAMES_PER_LATENT = 4
+LATENTS_PER_SECOND = FPS / FRAMES_PER_LATENT
+"""The rate of the motion VAE's latents: 7.5 a second."""
+MAX_SECONDS = 20.0
+"""Where a motion ends that the exit head does not end."""
 
 ROOT_VELOCITY = slice(0, 2)
 """XZ displacement of the pelvis since the previous frame (metres a frame), in the previous frame's heading."""
@@ -29,7 +38,8 @@ ROTATIONS = slice(140, 272)
 GROUPS = (ROOT_VELOCITY, HEADING_DELTA, POSITIONS, VELOCITIES, ROTATIONS)
 
 FEATURE_LIMIT = 30.0
-"""Normalised features are clipped here: one deviation a group leaves heavy tails (a fast turn is 100 deviations of heading)."""
+"""Normalised features are clipped here: one deviation a group leaves heavy tails (a fast turn is 100 deviations of
+heading)."""
 
 _NO_TURN = np.array([1.0, 0, 0, 0, 1, 0])
 
@@ -37,7 +47,8 @@ _NO_TURN = np.array([1.0, 0, 0, 0, 1, 0])
 def encode(joints: Float[np.ndarray, "T 22 3"], rotations: Float[np.ndarray, "T 22 3 3"]) -> Float[np.ndarray, "T 272"]:
     """Features of a motion at 30 frames/s, in float64.
 
-    The motion is made canonical first: the first frame faces +Z with the pelvis over the origin, and the lowest joint of all frames is
+    The motion is made canonical first: the first frame faces +Z with the pelvis over the origin, and the lowest joint
+      of all frames is
     the floor.
 
     Args:
@@ -64,13 +75,22 @@ def encode(joints: Float[np.ndarray, "T 22 3"], rotations: Float[np.ndarray, "T 
     return features
 
 
-def headings(features: Float[np.ndarray, "T 272"]) -> Float[np.ndarray, " T"]:
-    """Heading of each frame in radians, positive to the left; the sum of the yaw angles of the deltas, so that nothing drifts.
+def turn(features: Float[np.ndarray, "... 272"], xp: Any = np) -> Float[np.ndarray, "..."]:
+    """Turn since the previous frame in radians, positive to the left, of un-normalised features.
 
     Generated deltas are no exact rotations: only the angle of their [c, 0, s] row is read.
+
+    Args:
+      features: of any number of frames.
+      xp: NumPy, or jax.numpy where the features are JAX arrays.
     """
-    delta = features[:, HEADING_DELTA].astype(np.float64)
-    return np.cumsum(-np.arctan2(delta[:, 2], delta[:, 0]))
+    delta = features[..., HEADING_DELTA]
+    return -xp.arctan2(delta[..., 2], delta[..., 0])
+
+
+def headings(features: Float[np.ndarray, "T 272"]) -> Float[np.ndarray, " T"]:
+    """Heading of each frame in radians, positive to the left: the sum of the turns, so that nothing drifts."""
+    return np.cumsum(turn(np.asarray(features, np.float64)))
 
 
 def decode_root(features: Float[np.ndarray, "T 272"]) -> Float[np.ndarray, "T 3"]:
@@ -92,7 +112,9 @@ def decode_positions(features: Float[np.ndarray, "T 272"]) -> Float[np.ndarray, 
     return world + (decode_root(features) * [1, 0, 1])[:, None]
 
 
-def decode_rotations(features: Float[np.ndarray, "T 272"]) -> tuple[Float[np.ndarray, "T 22 3 3"], Float[np.ndarray, "T 3"]]:
+def decode_rotations(
+    features: Float[np.ndarray, "T 272"],
+) -> tuple[Float[np.ndarray, "T 22 3 3"], Float[np.ndarray, "T 3"]]:
     """Parent-relative rotations (the root's in the world) and world positions of the pelvis in metres."""
     features = np.asarray(features, np.float64)
     rotations = rot.from_6d(features[:, ROTATIONS].reshape(-1, NUM_JOINTS, 6))
@@ -100,19 +122,23 @@ def decode_rotations(features: Float[np.ndarray, "T 272"]) -> tuple[Float[np.nda
     return rotations, decode_root(features)
 
 
-def canonical_crop(features: Float[np.ndarray, "T 272"], start: int, stop: int) -> Float[np.ndarray, "S 272"]:
-    """Frames start to stop as a motion of their own: the first has no displacement, turn or velocity. The floor stays the clip's."""
+def canonical_window(features: Float[np.ndarray, "T 272"], start: int, stop: int) -> Float[np.ndarray, "S 272"]:
+    """Frames start to stop as a motion of their own: the first has no displacement, turn or velocity. The floor stays
+    the clip's."""
     if not 0 <= start < stop <= len(features):
-        raise InputError(f"crop {start}:{stop} of {len(features)} frames; expected 0 <= start < stop <= {len(features)}")
-    crop = features[start:stop].copy()
-    crop[0, ROOT_VELOCITY] = 0
-    crop[0, HEADING_DELTA] = _NO_TURN
-    crop[0, VELOCITIES] = 0
-    return crop
+        raise InputError(
+            f"window {start}:{stop} of {len(features)} frames; expected 0 <= start < stop <= {len(features)}"
+        )
+    window = features[start:stop].copy()
+    window[0, ROOT_VELOCITY] = 0
+    window[0, HEADING_DELTA] = _NO_TURN
+    window[0, VELOCITIES] = 0
+    return window
 
 
 def group_deviations(variance: Float[np.ndarray, " 272"]) -> Float[np.ndarray, " 272"]:
-    """One standard deviation a group, the root mean square of its channels', so that channels that never move divide by no zero.
+    """One standard deviation a group, the root mean square of its channels', so that channels that never move divide by
+    no zero.
 
     Args:
       variance: of each channel about its own mean.

@@ -1,9 +1,9 @@
 """Any named skeleton to SMPL-22, with a proper change of rest pose.
 
-Joints are found by their names. For each, the world rotation in a T-pose, G0, is known: from a table of the skeleton's axes, else from
-its own zero pose where that is a standing body, else from the frame that stands most upright. A joint's world rotation is then
-W(t) = G(t) G0^T: the identity in the T-pose, as SMPL has it, and moving each bone exactly as the source does. Bone lengths stay the
-source's own.
+Joints are found by their names. For each, the world rotation in a T-pose, G0, is known: from a table of the skeleton's
+axes, else from its own zero pose where that is a standing body, else from the frame that stands most upright. A joint's
+world rotation is then W(t) = G(t) G0^T: the identity in the T-pose, as SMPL has it, and moving each bone exactly as the
+source does. Bone lengths stay the source's own.
 """
 
 import dataclasses
@@ -16,49 +16,18 @@ from jaxtyping import Float
 from llamo_jax.errors import InputError
 from llamo_jax.motion import rotations as rot
 from llamo_jax.motion.bvh import Bvh
-from llamo_jax.motion.skeleton import DEFAULT_OFFSETS, JOINT_INDEX, JOINT_NAMES, PARENTS
-
-UNITS = {"metre": 1.0, "centimetre": 0.01, "millimetre": 0.001, "inch": 0.0254, "ASF (CMU, 0.45 inch)": 0.0254 / 0.45}
-"""Metres in the units that motion files use."""
-
-LEG_METRES = 0.82
-"""Hip to ankle of an adult, about: the unit that brings a skeleton's legs nearest to this is taken for the file's."""
-
-# The words of a joint's name, its side and numbering prefixes apart, in order of preference.
-_SIDED = {
-    "hip": ("upleg", "upperleg", "thigh", "femur", "hip"),
-    "knee": ("leg", "lowerleg", "calf", "shin", "tibia", "knee"),
-    "ankle": ("ankle", "foot"),
-    "foot": ("toebase", "toes", "toe", "toe0", "ball", "foot"),
-    "collar": ("clavicle", "collar", "shoulder"),
-    "shoulder": ("upperarm", "uparm", "arm", "shldr", "humerus", "shoulder"),
-    "elbow": ("lowerarm", "forearm", "radius", "elbow"),
-    "wrist": ("wrist", "hand"),
-}
-_MIDDLE = {"pelvis": ("hips", "pelvis", "hip"), "neck": ("neck", "neck0", "neck1", "lowerneck"), "head": ("head",)}
-_BASES = frozenset(base for bases in _SIDED.values() for base in bases)
-_SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
-
-# World axes of the joints of the Bandai-Namco skeleton in a T-pose that faces +Z: columns are the local x, y and z axes. Its zero pose
-# is no pose of a body: bones lie along local x.
-_ALONG_SPINE = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
-_LEFT_LEG, _RIGHT_LEG = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]), np.array([[0, 1, 0], [1, 0, 0], [0, 0, -1]])
-_FOOT_SLOPE, _TOE_SLOPE = np.radians(44.0), np.radians(26.0)  # below the horizontal, in a foot flat on the floor
-
-
-def _left_foot(slope: float) -> np.ndarray:
-    return np.array([[0, 1, 0], [-np.sin(slope), 0, np.cos(slope)], [np.cos(slope), 0, np.sin(slope)]])
-
-
-_BANDAI_NAMCO = (
-    {"Hips": np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])}
-    | {name: _ALONG_SPINE for name in ("Spine", "Chest", "Neck", "Head")}
-    | {f"{name}_L": np.eye(3) for name in ("Shoulder", "UpperArm", "LowerArm", "Hand")}
-    | {f"{name}_R": np.diag([1.0, -1.0, -1.0]) for name in ("Shoulder", "UpperArm", "LowerArm", "Hand")}
-    | {"UpperLeg_L": _LEFT_LEG, "LowerLeg_L": _LEFT_LEG, "UpperLeg_R": _RIGHT_LEG, "LowerLeg_R": _RIGHT_LEG}
-    | {"Foot_L": _left_foot(_FOOT_SLOPE), "Toes_L": _left_foot(_TOE_SLOPE)}
-    | {"Foot_R": _left_foot(_FOOT_SLOPE) @ np.diag([-1, 1, -1]), "Toes_R": _left_foot(_TOE_SLOPE) @ np.diag([-1, 1, -1])}
+from llamo_jax.motion.rigs import (
+    BASES,
+    LEG_METRES,
+    MIDDLE_NAMES,
+    OPENING_SECONDS,
+    PREFIXES,
+    RIGS,
+    SIDED_NAMES,
+    SIDES,
+    UNITS,
 )
+from llamo_jax.motion.skeleton import DEFAULT_OFFSETS, JOINT_INDEX, JOINT_NAMES, PARENTS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,13 +47,12 @@ class SmplMotion:
     fps: float
 
 
-def to_smpl22(bvh: Bvh, where: str | Path, unit: float | None = None) -> SmplMotion:
+def to_smpl22(bvh: Bvh, where: str | Path) -> SmplMotion:
     """The motion of a BVH file on SMPL-22.
 
     Args:
       bvh: the file's contents.
       where: named in errors.
-      unit: metres in one unit of the file; None finds the unit that makes the legs an adult's (`UNITS`).
 
     Raises:
       InputError: joints cannot be found by their names, or the body has no adult proportions in any known unit.
@@ -95,7 +63,7 @@ def to_smpl22(bvh: Bvh, where: str | Path, unit: float | None = None) -> SmplMot
     positions, world = positions[opening:], world[opening:]
     to_y_up, t_pose = _t_pose(bvh, joints, positions, world, where)
     positions, world = positions @ to_y_up.T, to_y_up @ world
-    scale = _unit(bvh, joints, where) if unit is None else unit
+    scale = _unit(bvh, joints, where)
     smpl_world = np.empty((len(world), len(JOINT_NAMES), 3, 3))
     smpl_positions = np.empty((len(world), len(JOINT_NAMES), 3))
     for name, index in JOINT_INDEX.items():
@@ -105,7 +73,9 @@ def to_smpl22(bvh: Bvh, where: str | Path, unit: float | None = None) -> SmplMot
     for index, (below, above, fraction) in _missing(joints).items():
         # A joint that the source has not lies on the line between its neighbours and turns with the lower.
         smpl_world[:, index] = smpl_world[:, below]
-        smpl_positions[:, index] = smpl_positions[:, below] + fraction * (smpl_positions[:, above] - smpl_positions[:, below])
+        smpl_positions[:, index] = smpl_positions[:, below] + fraction * (
+            smpl_positions[:, above] - smpl_positions[:, below]
+        )
     offsets = np.zeros((len(JOINT_NAMES), 3))
     for joint, parent in enumerate(PARENTS[1:], start=1):
         bone = smpl_positions[:, joint] - smpl_positions[:, parent]
@@ -136,12 +106,13 @@ def find_joints(bvh: Bvh, where: str | Path) -> dict[str, int]:
                 found[joint] = named[side, base]
                 return
 
-    for joint, bases in _MIDDLE.items():
+    for joint, bases in MIDDLE_NAMES.items():
         take(joint, "", bases)
     for side in ("left", "right"):
-        for joint, bases in _SIDED.items():
-            # "Shoulder" is the collar in rigs that call the shoulder joint an arm, and "foot" the ankle in rigs that have toes.
-            if joint == "collar" and not any((side, base) in named for base in _SIDED["shoulder"][:-1]):
+        for joint, bases in SIDED_NAMES.items():
+            # "Shoulder" is the collar in rigs that call the shoulder joint an arm, and "foot" the ankle in rigs that
+            # have toes.
+            if joint == "collar" and not any((side, base) in named for base in SIDED_NAMES["shoulder"][:-1]):
                 bases = bases[:-1]
             take(f"{side}_{joint}", side, bases)
     for side in ("left", "right"):
@@ -157,8 +128,12 @@ def find_joints(bvh: Bvh, where: str | Path) -> dict[str, int]:
         chain.append(joint)
         joint = bvh.parents[joint]
     if joint == -1 or not chain:
-        raise InputError(f"{where}: no spine between {bvh.names[found['pelvis']]} and {bvh.names[found['neck']]}; expected 1 to 3 joints")
-    # The top of the chain carries neck and arms; of what is below, the first is spine1 and the one in the middle spine2.
+        raise InputError(
+            f"{where}: no spine between {bvh.names[found['pelvis']]} and {bvh.names[found['neck']]}; expected 1 to 3 "
+            f"joints"
+        )
+    # The top of the chain carries neck and arms; of what is below, the first is spine1 and the one in the middle
+    # spine2.
     found["spine3"] = chain[0]
     if len(chain) > 1:
         found["spine1"] = chain[-1]
@@ -167,19 +142,15 @@ def find_joints(bvh: Bvh, where: str | Path) -> dict[str, int]:
     return found
 
 
-_PREFIXES = re.compile(r"bip\d*|character\d*|mixamorig\d*|def|jnt|j")
-"""Words that rigging tools put before every joint's name."""
-
-
 def _words(name: str) -> tuple[str, str]:
     """("left", "upleg") of "mixamorig:LeftUpLeg", "L_UpLeg", "UpLeg_L", "Bip001 L UpLeg" or "Character1_LeftUpLeg"."""
     name = name.rpartition(":")[2]
     words = [word.lower() for word in re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+\d*|[A-Z]+\d*|\d+", name)]
-    words = [word for word in words if not _PREFIXES.fullmatch(word)] or words
-    if len(words) == 1 and words[0][:1] in "lr" and words[0][1:] in _BASES:
+    words = [word for word in words if not PREFIXES.fullmatch(word)] or words
+    if len(words) == 1 and words[0][:1] in "lr" and words[0][1:] in BASES:
         words = [words[0][0], words[0][1:]]  # "lfemur"
-    side = next((_SIDES[word] for word in words if word in _SIDES), "")
-    return side, "".join(word for word in words if word not in _SIDES)
+    side = next((SIDES[word] for word in words if word in SIDES), "")
+    return side, "".join(word for word in words if word not in SIDES)
 
 
 def _missing(joints: dict[str, int]) -> dict[int, tuple[int, int, float]]:
@@ -197,7 +168,10 @@ def _missing(joints: dict[str, int]) -> dict[int, tuple[int, int, float]]:
 
 
 def _opening_rest_frames(
-    positions: Float[np.ndarray, "T J 3"], world: Float[np.ndarray, "T J 3 3"], joints: dict[str, int], frame_time: float
+    positions: Float[np.ndarray, "T J 3"],
+    world: Float[np.ndarray, "T J 3 3"],
+    joints: dict[str, int],
+    frame_time: float,
 ) -> int:
     """How many frames at the start are no motion: most of CMU's files open in the T-pose and jump into the motion.
 
@@ -208,9 +182,11 @@ def _opening_rest_frames(
     if len(turns) < 2:
         return 0
     usual = np.median(turns[1:])
-    opening = turns[: max(2, round(0.1 / frame_time))]
+    opening = turns[: max(2, round(OPENING_SECONDS / frame_time))]
     first = {name: positions[0, joints[name]] for name in ("left_wrist", "right_wrist", "head", "left_ankle")}
-    spread = np.linalg.norm(first["left_wrist"] - first["right_wrist"]) > 0.8 * np.linalg.norm(first["head"] - first["left_ankle"])
+    spread = np.linalg.norm(first["left_wrist"] - first["right_wrist"]) > 0.8 * np.linalg.norm(
+        first["head"] - first["left_ankle"]
+    )
     peak = int(opening.argmax())
     if not spread or opening[peak] < max(0.35, 5 * usual):
         return 0
@@ -222,30 +198,38 @@ def _unit(bvh: Bvh, joints: dict[str, int], where: str | Path) -> float:
     leg = sum(lengths[joints[f"{side}_{joint}"]] for side in ("left", "right") for joint in ("knee", "ankle")) / 2
     unit = min(UNITS.values(), key=lambda unit: abs(np.log(max(leg, 1e-9) * unit / LEG_METRES)))
     if not 0.4 < leg * unit < 1.4:
-        raise InputError(f"{where}: legs of {leg:.4g} units are no adult's in {', '.join(UNITS)}; scale the file to metres")
+        raise InputError(
+            f"{where}: legs of {leg:.4g} units are no adult's in {', '.join(UNITS)}; scale the file to metres"
+        )
     return unit
 
 
 def _t_pose(
     bvh: Bvh, joints: dict[str, int], positions: np.ndarray, world: np.ndarray, where: str | Path
 ) -> tuple[Float[np.ndarray, "3 3"], dict[str, Float[np.ndarray, "3 3"]]]:
-    """The rotation that brings the file's world to Y up, and the world rotation of each found joint in a T-pose that faces +Z."""
+    """The rotation that brings the file's world to Y up, and the world rotation of each found joint in a T-pose that
+    faces +Z."""
     offsets = bvh.local()[0][0]
-    tabled = set(_BANDAI_NAMCO) <= set(bvh.names)
-    if tabled:
-        reference = np.stack([_BANDAI_NAMCO.get(name, np.eye(3)) for name in bvh.names])
+    rig = next((rig for rig in RIGS if rig.joints <= set(bvh.names)), None)
+    if rig is not None:
+        reference = np.stack([rig.t_pose.get(name, np.eye(3)) for name in bvh.names])
         to_y_up = np.eye(3)
     else:
         reference = np.broadcast_to(np.eye(3), (len(bvh.names), 3, 3))
         pose = bvh.zero_pose()
         to_y_up = _to_y_up(pose, joints)
         if to_y_up is None:
-            heights = positions[:, joints["head"], 1] - positions[:, [joints["left_ankle"], joints["right_ankle"]], 1].mean(1)
+            heights = positions[:, joints["head"], 1] - positions[
+                :, [joints["left_ankle"], joints["right_ankle"]], 1
+            ].mean(1)
             frame = int(heights.argmax())
             reference, pose = world[frame], positions[frame]
             to_y_up = _to_y_up(pose, joints)
         if to_y_up is None:
-            raise InputError(f"{where}: neither the zero pose nor any frame stands upright; the rest pose of the skeleton cannot be found")
+            raise InputError(
+                f"{where}: neither the zero pose nor any frame stands upright; the rest pose of the skeleton cannot "
+                f"be found"
+            )
         left = to_y_up @ (pose[joints["left_hip"]] - pose[joints["right_hip"]])
         # The yaw that takes the direction from right to left hip to +X.
         facing = rot.yaw(np.arctan2(left[2], left[0]))
@@ -258,16 +242,17 @@ def _t_pose(
             bone = _bone(bvh, joints[name], joints[child_name], reference, offsets)
             align = rot.between(bone, DEFAULT_OFFSETS[JOINT_INDEX[child_name]])
             t_pose[name] = align @ t_pose[name]
-            # What hangs at the end of a limb goes along: a foot is as straight on a splayed leg as on a straight one. The table already
-            # has its feet flat.
-            ends = {"wrist": ("wrist",), "ankle": () if tabled else ("ankle", "foot")}.get(child, ())
+            # What hangs at the end of a limb goes along: a foot is as straight on a splayed leg as on a straight one.
+            # The table already has its feet flat.
+            ends = {"wrist": ("wrist",), "ankle": () if rig is not None else ("ankle", "foot")}.get(child, ())
             for end in ends:
                 t_pose[f"{side}_{end}"] = align @ t_pose[f"{side}_{end}"]
     return to_y_up, t_pose
 
 
 def _bone(bvh: Bvh, joint: int, descendant: int, reference: np.ndarray, offsets: np.ndarray) -> Float[np.ndarray, "3"]:
-    """The vector from a joint to a descendant in the reference pose; joints between (twist bones) are passed through."""
+    """The vector from a joint to a descendant in the reference pose; joints between (twist bones) are passed
+    through."""
     vector = np.zeros(3)
     while descendant != joint:
         parent = bvh.parents[descendant]
@@ -277,7 +262,8 @@ def _bone(bvh: Bvh, joint: int, descendant: int, reference: np.ndarray, offsets:
 
 
 def _to_y_up(pose: Float[np.ndarray, "J 3"], joints: dict[str, int]) -> Float[np.ndarray, "3 3"] | None:
-    """The rotation that makes a standing pose stand along +Y: none for Y up, a quarter turn for Z up; None if it does not stand."""
+    """The rotation that makes a standing pose stand along +Y: none for Y up, a quarter turn for Z up; None if it does
+    not stand."""
     ankles = (pose[joints["left_ankle"]] + pose[joints["right_ankle"]]) / 2
     upper, lower = pose[joints["head"]] - pose[joints["pelvis"]], pose[joints["pelvis"]] - ankles
     for axis, turn in ((1, np.eye(3)), (2, np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]))):

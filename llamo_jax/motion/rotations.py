@@ -1,4 +1,5 @@
-"""Rotations as NumPy matrices [..., 3, 3] that act on column vectors. Conversions between standard forms are SciPy's."""
+"""Rotations as NumPy matrices [..., 3, 3] that act on column vectors. Conversions between standard forms are
+SciPy's."""
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -10,7 +11,8 @@ def to_6d(matrices: np.ndarray) -> np.ndarray:
 
 
 def from_6d(values: np.ndarray) -> np.ndarray:
-    """The rotations nearest to [..., 6] by Gram-Schmidt on the two rows; [..., 3, 3]. A zero row gives a zero row, never NaN."""
+    """The rotations nearest to [..., 6] by Gram-Schmidt on the two rows; [..., 3, 3]. A zero row gives a zero row,
+    never NaN."""
     first, second = values[..., :3], values[..., 3:]
     first = _unit(first)
     second = _unit(second - (first * second).sum(-1, keepdims=True) * first)
@@ -18,14 +20,16 @@ def from_6d(values: np.ndarray) -> np.ndarray:
 
 
 def yaw(angles: np.ndarray) -> np.ndarray:
-    """Rotations by `angles` (radians, [...]) about +Y: [..., 3, 3] = [[c, 0, s], [0, 1, 0], [-s, 0, c]]; +Z turns towards +X (left)."""
+    """Rotations by `angles` (radians, [...]) about +Y: [..., 3, 3] = [[c, 0, s], [0, 1, 0], [-s, 0, c]]; +Z turns
+    towards +X (left)."""
     angles = np.asarray(angles)
     cos, sin, zero, one = np.cos(angles), np.sin(angles), np.zeros_like(angles), np.ones_like(angles)
     return np.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], -1).reshape(*angles.shape, 3, 3)
 
 
 def heading(matrices: np.ndarray) -> np.ndarray:
-    """Yaw of the facing direction R [0, 0, 1] in radians, [..., 3, 3] -> [...]; 0 faces +Z, positive is to the subject's left (+X)."""
+    """Yaw of the facing direction R [0, 0, 1] in radians, [..., 3, 3] -> [...]; 0 faces +Z, positive is to the
+    subject's left (+X)."""
     return np.arctan2(matrices[..., 0, 2], matrices[..., 2, 2])
 
 
@@ -40,17 +44,25 @@ def to_rotvec(matrices: np.ndarray) -> np.ndarray:
 
 
 def from_euler(order: str, degrees: np.ndarray) -> np.ndarray:
-    """Intrinsic Euler angles in degrees [..., 3] -> matrices; `order` is upper case, e.g. "ZXY" means R = Rz Rx Ry (as BVH channels)."""
-    return Rotation.from_euler(order, np.reshape(degrees, (-1, 3)), degrees=True).as_matrix().reshape(*np.shape(degrees)[:-1], 3, 3)
+    """Intrinsic Euler angles in degrees [..., 3] -> matrices; `order` is upper case, e.g. "ZXY" means R = Rz Rx Ry (as
+    BVH channels)."""
+    return (
+        Rotation.from_euler(order, np.reshape(degrees, (-1, 3)), degrees=True)
+        .as_matrix()
+        .reshape(*np.shape(degrees)[:-1], 3, 3)
+    )
 
 
 def to_euler(order: str, matrices: np.ndarray) -> np.ndarray:
     """Matrices [..., 3, 3] -> intrinsic Euler angles in degrees [..., 3]; `order` as in `from_euler`."""
-    return Rotation.from_matrix(matrices.reshape(-1, 3, 3)).as_euler(order, degrees=True).reshape(*matrices.shape[:-2], 3)
+    return (
+        Rotation.from_matrix(matrices.reshape(-1, 3, 3)).as_euler(order, degrees=True).reshape(*matrices.shape[:-2], 3)
+    )
 
 
 def between(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The shortest rotation that takes each direction of `sources` [..., 3] to that of `targets` [..., 3]; [..., 3, 3]."""
+    """The shortest rotation that takes each direction of `sources` [..., 3] to that of `targets` [..., 3]; [..., 3,
+    3]."""
     sources, targets = _unit(np.asarray(sources, float)), _unit(np.asarray(targets, float))
     axis = np.cross(sources, targets)
     sine = np.linalg.norm(axis, axis=-1, keepdims=True)
@@ -71,7 +83,8 @@ def geodesic(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def resample(matrices: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Spherical interpolation along axis 0: rotations [T, ..., 3, 3] at fractional frame indices `times` [S]; [S, ..., 3, 3]."""
+    """Spherical interpolation along axis 0: rotations [T, ..., 3, 3] at fractional frame indices `times` [S]; [S, ...,
+    3, 3]."""
     low = np.clip(np.floor(times).astype(int), 0, len(matrices) - 1)
     high = np.minimum(low + 1, len(matrices) - 1)
     start, end = matrices[low], matrices[high]

@@ -1,14 +1,16 @@
-"""The 22-joint SMPL skeleton: names, hierarchy, left-right pairs and body proportions.
+"""The 22-joint SMPL skeleton: names, hierarchy and body proportions.
 
-Frame of reference everywhere: metres, Y up, right-handed; a subject in the rest pose faces +Z, so that +X is the subject's left. The
-rest pose is SMPL's T-pose: every rotation is the identity and the arms lie along +X and -X.
+Frame of reference everywhere: metres, Y up, right-handed; a subject in the rest pose faces +Z, so that +X is the
+subject's left. The rest pose is SMPL's T-pose: every rotation is the identity and the arms lie along +X and -X.
 """
 
 import numpy as np
 
 JOINT_NAMES = (
-    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle", "spine3",
-    "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder", "right_shoulder", "left_elbow",
+    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
+    "spine3",
+    "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder", "right_shoulder",
+    "left_elbow",
     "right_elbow", "left_wrist", "right_wrist",
 )  # fmt: skip
 NUM_JOINTS = len(JOINT_NAMES)
@@ -17,18 +19,16 @@ JOINT_INDEX = {name: index for index, name in enumerate(JOINT_NAMES)}
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)
 """Parent of each joint; -1 for the root. A parent always comes before its children."""
 
-MIRROR = tuple(
-    JOINT_INDEX[name.replace("left_", "right_") if name.startswith("left_") else name.replace("right_", "left_")] for name in JOINT_NAMES
-)
-"""The joint on the other side of the body; a joint of the middle is its own mirror."""
-
 FEET = tuple(JOINT_INDEX[name] for name in ("left_ankle", "right_ankle", "left_foot", "right_foot"))
 
 # Our own round figures for an adult of 1.70 m (mid-size, symmetric): metres from the parent, in the rest pose.
 _HALF_BODY = {
-    "pelvis": (0.0, 0.0, 0.0), "left_hip": (0.07, -0.09, -0.01), "left_knee": (0.03, -0.385, 0.0), "left_ankle": (-0.015, -0.41, -0.035),
-    "left_foot": (0.03, -0.06, 0.125), "spine1": (0.0, 0.115, -0.025), "spine2": (0.0, 0.135, 0.0), "spine3": (0.0, 0.055, 0.02),
-    "neck": (0.0, 0.205, -0.04), "head": (0.0, 0.09, 0.045), "left_collar": (0.075, 0.11, -0.03), "left_shoulder": (0.105, 0.045, -0.01),
+    "pelvis": (0.0, 0.0, 0.0), "left_hip": (0.07, -0.09, -0.01), "left_knee": (0.03, -0.385, 0.0),
+    "left_ankle": (-0.015, -0.41, -0.035),
+    "left_foot": (0.03, -0.06, 0.125), "spine1": (0.0, 0.115, -0.025), "spine2": (0.0, 0.135, 0.0), "spine3": (0.0,
+    0.055, 0.02),
+    "neck": (0.0, 0.205, -0.04), "head": (0.0, 0.09, 0.045), "left_collar": (0.075, 0.11, -0.03),
+    "left_shoulder": (0.105, 0.045, -0.01),
     "left_elbow": (0.26, -0.01, -0.015), "left_wrist": (0.25, 0.005, -0.005),
 }  # fmt: skip
 
@@ -69,7 +69,8 @@ def pose(rotations: np.ndarray, root_positions: np.ndarray, offsets: np.ndarray)
 
 
 def recover_offsets(positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-    """Bone offsets [22, 3] in metres of the body that made a motion: the mean over frames of G_parent^T (p_child - p_parent).
+    """Bone offsets [22, 3] in metres of the body that made a motion: the mean over frames of G_parent^T (p_child -
+    p_parent).
 
     Args:
       positions: [T, 22, 3] metres, in any frame of reference that `rotations` share.

@@ -50,14 +50,18 @@ class Checkpoints:
         }
         self._manager.save(step, args=ocp.args.Composite(**items))
 
-    def restore(self, like: TrainState, data: DataIterator, config: dict[str, Any]) -> tuple[TrainState, float]:
-        """The newest state, placed as `like` is, on any mesh, and the seconds trained; sets `data` to the position it had.
+    def restore(self, target: TrainState, data: DataIterator, config: dict[str, Any]) -> tuple[TrainState, float]:
+        """The newest state, on any mesh, and the seconds trained; sets `data` to the position it had.
+
+        Args:
+          target: shapes, types and shardings of the state (`TrainState.abstract`).
+          data: whose position is set.
+          config: what was saved with the state must be equal.
 
         Raises:
           InputError: the checkpoint belongs to another config.
         """
         step = self.latest_step
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _as_dict(like))
         items = {"config": ocp.args.JsonRestore()}
         saved = self._manager.restore(step, args=ocp.args.Composite(**items))["config"]
         if saved != config:
@@ -66,12 +70,13 @@ class Checkpoints:
                 f"{self._manager.directory}: holds a run with other settings ({', '.join(different)} differ); "
                 "resume it with its own settings, or train into another folder"
             )
-        items = {"state": ocp.args.StandardRestore(abstract), "data": ocp.args.JsonRestore()}
+        items = {"state": ocp.args.StandardRestore(_as_dict(target)), "data": ocp.args.JsonRestore()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         data.set_state(restored["data"]["iterator"])
         state = restored["state"]
-        structure = jax.tree.structure(like.opt_state)
-        opt_state = jax.tree.unflatten(structure, [state["opt_state"][str(index)] for index in range(structure.num_leaves)])
+        structure = jax.tree.structure(target.opt_state)
+        leaves = [state["opt_state"][str(index)] for index in range(structure.num_leaves)]
+        opt_state = jax.tree.unflatten(structure, leaves)
         return TrainState(state["step"], state["params"], opt_state), restored["data"]["seconds"]
 
     def close(self) -> None:

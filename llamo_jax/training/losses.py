@@ -8,17 +8,28 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from llamo_jax.batch import Batch
 from llamo_jax.config import Config, LlamoConfig, MotionVAEConfig
 from llamo_jax.models import flow, llamo, motion_vae
-from llamo_jax.motion.representation import FPS, HEADING_DELTA, POSITIONS, ROOT_VELOCITY
+from llamo_jax.motion.representation import (
+    FEATURE_LIMIT,
+    FPS,
+    FRAMES_PER_LATENT,
+    HEADING_DELTA,
+    POSITIONS,
+    ROOT_VELOCITY,
+    turn,
+)
 from llamo_jax.motion.skeleton import FEET
+from llamo_jax.motion.statistics import Statistics
 
 Metrics = dict[str, Array]
 
 ROOT = slice(ROOT_VELOCITY.start, HEADING_DELTA.stop)
 
 SLOW_FOOT = 0.05
-"""Metres a second; foot velocity errors count relative to the recorded speed plus this, so that standing feet count most."""
+"""Metres a second; foot velocity errors count relative to the recorded speed plus this, so that standing feet count
+most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +37,15 @@ class LlamoLossConfig(Config):
     """L = flow + exit_weight * exit + text_weight * text (LLaMo, section 3; lambda_2 and lambda_1)."""
 
     exit_weight: float = 1.0
-    """The exit loss is small, since most slots are no end: at 0.1 the tower learns nothing for it."""
-    exit_positive_weight: float = 1.0
-    """Weight of the one slot that ends a motion against the many that do not."""
+    """The exit loss is small, because most slots are no end: at 0.1 the motion tower learns no end."""
     text_weight: float = 1.0
     timesteps_per_latent: int = 4
     timestep_mean: float = 0.0
-    """Of the normal variable whose sigmoid is t. Below 0 there is more noise in x_t, so that more must come from the text."""
+    """Of the normal variable whose sigmoid is t. Below 0 there is more noise in x_t, so that more must come from the
+    text."""
     history_noise: float = 0.3
-    """Standard deviation of the noise on input latents of text-to-motion, in standard deviations of a latent channel."""
+    """Standard deviation of the noise on input latents of text-to-motion, in standard deviations of a latent
+    channel."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,53 +62,55 @@ class VAELossConfig(Config):
 
 
 def llamo_loss(
-    params: dict[str, Any],
-    config: LlamoConfig,
-    loss: LlamoLossConfig,
-    batches: dict[str, dict[str, Array]],
-    key: Array,
-    *,
-    remat: bool = False,
+    params: dict[str, Any], config: LlamoConfig, loss: LlamoLossConfig, batches: dict[str, Batch], key: Array
 ) -> tuple[Array, Metrics]:
-    """The joint loss over one batch of each task: "t2m" (flow and exit), "m2t" (captions) and "text" (plain language modelling).
+    """The joint loss over one batch of each task.
 
     Every term is a mean over the tokens that it concerns, in the whole batch.
+
+    Args:
+      params: the whole tree.
+      config: the model's.
+      loss: weights of the terms.
+      batches: task -> batch: "t2m" (flow and exit), "m2t" (captions) and "text" (plain language modelling).
+      key: of the noise.
     """
     total, metrics = jnp.float32(0.0), {}
     if "t2m" in batches:
-        terms = _text_to_motion_loss(params, config, loss, batches["t2m"], key, remat)
+        terms = _text_to_motion_loss(params, config, loss, batches["t2m"], key)
         total += terms["flow"] + loss.exit_weight * terms["exit"]
         metrics |= terms
     for task in ("m2t", "text"):
         if task in batches:
-            terms = _next_token_loss(params, config, batches[task], remat)
+            terms = _next_token_loss(params, config, batches[task])
             total += loss.text_weight * terms["loss"]
             metrics |= {f"{task}_{name}": value for name, value in terms.items()}
     return total, {"loss": total} | metrics
 
 
-def _text_to_motion_loss(params: dict, config: LlamoConfig, loss: LlamoLossConfig, batch: dict, key: Array, remat: bool) -> Metrics:
+def _text_to_motion_loss(params: dict, config: LlamoConfig, loss: LlamoLossConfig, batch: Batch, key: Array) -> Metrics:
     history_key, time_key, noise_key = jax.random.split(key, 3)
-    latents = batch["motion_latents"]
+    motion, head = batch.motion, params["flow_head"]
+    latents = motion.latents
     inputs = latents + loss.history_noise * jax.random.normal(history_key, latents.shape)
     # Text comes first, so nothing that trains lies behind it.
-    _, h = llamo.hidden(params, config, batch, latents=inputs, text_first=True, remat=remat)
-    t = jax.nn.sigmoid(loss.timestep_mean + jax.random.normal(time_key, (loss.timesteps_per_latent, *latents.shape[:2])))
+    _, h = llamo.hidden(params, config, batch, latents=inputs, text_first=True)
+    times = jax.random.normal(time_key, (loss.timesteps_per_latent, *latents.shape[:2]))
+    t = jax.nn.sigmoid(loss.timestep_mean + times)
     noise = jax.random.normal(noise_key, (loss.timesteps_per_latent, *latents.shape))
     x_t = (1 - t)[..., None] * noise + t[..., None] * latents
-    predicted = flow.velocity(params["flow"], x_t, flow.modulations(params["flow"], h, t))
+    predicted = flow.velocity(head, x_t, flow.modulations(head, h, flow.embed_time(head, t)))
     error = jnp.square(predicted - (latents - noise)).mean((0, 3))
-    ends = optax.sigmoid_binary_cross_entropy(llamo.exit_head(params, h), batch["exit_targets"])
-    ends = ends * (1 + (loss.exit_positive_weight - 1) * batch["exit_targets"])
-    return {"flow": _mean(error, batch["flow_mask"]), "exit": _mean(ends, batch["exit_mask"])}
+    ends = optax.sigmoid_binary_cross_entropy(llamo.exit_head(params, h), motion.exit_targets)
+    return {"flow": _mean(error, motion.flow_mask), "exit": _mean(ends, motion.exit_mask)}
 
 
-def _next_token_loss(params: dict, config: LlamoConfig, batch: dict, remat: bool) -> Metrics:
-    h, _ = llamo.hidden(params, config, batch, remat=remat)
+def _next_token_loss(params: dict, config: LlamoConfig, batch: Batch) -> Metrics:
+    h, _ = llamo.hidden(params, config, batch)
     logits = llamo.lm_head(params["text"], h)
-    mask = batch["text_loss_mask"]
-    nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["text_targets"])
-    return {"loss": _mean(nll, mask), "accuracy": _mean(logits.argmax(-1) == batch["text_targets"], mask)}
+    targets, mask = batch.text.targets, batch.text.loss_mask
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return {"loss": _mean(nll, mask), "accuracy": _mean(logits.argmax(-1) == targets, mask)}
 
 
 def vae_loss(
@@ -107,26 +120,26 @@ def vae_loss(
     batch: dict[str, Array],
     key: Array,
     *,
-    mean: Float[Array, " 272"],
-    std: Float[Array, " 272"],
+    statistics: Statistics,
 ) -> tuple[Array, Metrics]:
     """Reconstruction of normalised windows through latents with a drawn deviation.
 
-    Reconstruction and root terms are Gaussian likelihoods with the best shared deviation (sigma-VAE), per feature; the root's is
-    weighted as in MotionStreamer. The KL of a posterior with a fixed deviation is |mu|^2 / 2 and a constant. Two terms are ours: the mean
-    absolute error of second differences of joint positions keeps the jerk of reconstructions near that of the recordings, and that
-    of the feet's velocities in the world, relative to their speed, keeps standing feet from skating, which no term on single features does.
+    Reconstruction and root terms are Gaussian likelihoods with the best shared deviation (sigma-VAE), per feature; the
+    root's is weighted as in MotionStreamer. The KL of a posterior with a fixed deviation is |mu|^2 / 2 and a constant.
+    Two terms are ours. The mean absolute error of second differences of joint positions keeps the jerk of
+    reconstructions near that of the recordings. That of the feet's velocities in the world, relative to their speed,
+    keeps standing feet from skating, which no term on single features does.
 
     Args:
       params: the tree that `MotionVAE` declares.
-      config: its config.
-      loss: weights.
-      batch: {"features": [B, T, 272] normalised, "mask": [B, T]}.
+      config: the VAE's.
+      loss: weights of the terms.
+      batch: {"features": [B, T, 272] un-normalised, "mask": [B, T], 1 where there is motion}.
       key: for the posterior's deviation and noise.
-      mean: of the features.
-      std: of the features.
+      statistics: of the features.
     """
-    features, mask = batch["features"], batch["mask"]
+    real, mask = batch["features"], batch["mask"]
+    features = statistics.normalise(real, FEATURE_LIMIT, jnp) * mask[..., None]
     scale_key, noise_key = jax.random.split(key)
     mu, _ = motion_vae.encode(params, config, features)
     sigma = config.sigma_max * jax.random.uniform(scale_key, (mu.shape[0], 1, 1))
@@ -134,17 +147,17 @@ def vae_loss(
     error = output - features
     recon_mse = _mean(jnp.square(error).mean(-1), mask)
     root_mse = _mean(jnp.square(error[..., ROOT]).mean(-1), mask)
-    latent_mask = mask[:, :: motion_vae.FRAMES_PER_LATENT]
+    latent_mask = mask[:, ::FRAMES_PER_LATENT]
     acceleration = jnp.abs(jnp.diff(error[..., POSITIONS], n=2, axis=1)).mean(-1)
     smoothness = _mean(acceleration, mask[:, 2:])
-    real = foot_velocities(features * std + mean)
-    foot_error = jnp.abs(foot_velocities(output * std + mean) - real).mean(-1)
-    feet = _mean((foot_error / (jnp.linalg.norm(real, axis=-1) + SLOW_FOOT)).mean(-1), mask[:, 1:])
-    # The likelihoods are sums over features, of which the root has few, and the KL is a mean over the batch: all divided by the number
-    # of features of the batch.
+    real_feet = foot_velocities(real)
+    foot_error = jnp.abs(foot_velocities(statistics.denormalise(output)) - real_feet).mean(-1)
+    feet = _mean((foot_error / (jnp.linalg.norm(real_feet, axis=-1) + SLOW_FOOT)).mean(-1), mask[:, 1:])
+    # The likelihoods are sums over features, of which the root has few, and the KL is a mean over the batch: all
+    # divided by the number of features of the batch.
     root_share = (ROOT.stop - ROOT.start) / features.shape[-1]
     kl = 0.5 * _mean(jnp.square(mu).sum(-1), latent_mask)
-    kl_share = 1 / (motion_vae.FRAMES_PER_LATENT * features.shape[-1] * features.shape[0])
+    kl_share = 1 / (FRAMES_PER_LATENT * features.shape[-1] * features.shape[0])
     total = (
         _likelihood(recon_mse)
         + loss.root_weight * root_share * _likelihood(root_mse)
@@ -167,8 +180,7 @@ def vae_loss(
 def foot_velocities(features: Float[Array, "B T 272"]) -> Float[Array, "B T-1 4 3"]:
     """World velocities of ankles and feet in m/s, from un-normalised features, in the heading of the later frame."""
     feet = features[..., POSITIONS].reshape(*features.shape[:2], -1, 3)[:, :, jnp.array(FEET)]
-    # Row 0 of the heading delta is [cos, 0, sin]; the decoded one is no exact rotation.
-    angle = jnp.arctan2(features[:, 1:, HEADING_DELTA.start + 2], features[:, 1:, HEADING_DELTA.start])[..., None]
+    angle = -turn(features[:, 1:], jnp)[..., None]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
 
     def turned(x: Array, z: Array) -> tuple[Array, Array]:
@@ -182,7 +194,8 @@ def foot_velocities(features: Float[Array, "B T 272"]) -> Float[Array, "B T-1 4 
 
 
 def _likelihood(mse: Array) -> Array:
-    """Negative log likelihood of one value under a Gaussian of the best deviation, softly bounded below at a deviation of e^-6."""
+    """Negative log likelihood of one value under a Gaussian of the best deviation, softly bounded below at a deviation
+    of e^-6."""
     log_sigma = 0.5 * jnp.log(mse)
     return -6 + jax.nn.softplus(log_sigma + 6)
 

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 
 class MetricsLog:
-    """Writes one line of JSON a record ({"stage", "step", "time", figures}) and the same figures as TensorBoard scalars."""
+    """Writes one line of JSON a record ({"stage", "step", "time", figures}) and the same figures as TensorBoard
+    scalars."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -21,7 +22,9 @@ class MetricsLog:
 
     def write(self, stage: str, step: int, figures: dict[str, float]) -> None:
         """One record; `time` is seconds since the epoch."""
-        record = {"stage": stage, "step": step, "time": round(time.time(), 3)} | {k: float(f"{v:.6g}") for k, v in figures.items()}
+        record = {"stage": stage, "step": step, "time": round(time.time(), 3)} | {
+            k: float(f"{v:.6g}") for k, v in figures.items()
+        }
         self._lines.write(json.dumps(record) + "\n")
         self._lines.flush()
         for name, value in figures.items():
@@ -41,4 +44,6 @@ class MetricsLog:
 
 def progress_bar(stage: str, total: int, initial: int = 0) -> tqdm:
     """A bar with rate and remaining time that stays readable in a log file: at most one update a second."""
-    return tqdm(total=total, initial=initial, desc=stage, unit="step", mininterval=1.0, dynamic_ncols=True, smoothing=0.1)
+    return tqdm(
+        total=total, initial=initial, desc=stage, unit="step", mininterval=1.0, dynamic_ncols=True, smoothing=0.1
+    )

@@ -1,4 +1,4 @@
-"""AdamW over a flat parameter tree, with a schedule of the run's progress and a rate for each module."""
+"""AdamW over a flat parameter tree, with a schedule of the run's progress."""
 
 import dataclasses
 
@@ -15,7 +15,8 @@ FlatParams = dict[str, Array]
 class OptimConfig(Config):
     """AdamW. The learning rate warms up over steps and then falls along a cosine of the run's progress.
 
-    Progress is the fraction of the run that is over: of its steps or, where the run has a time limit, of its time, whichever is
+    Progress is the fraction of the run that is over: of its steps or, where the run has a time limit, of its time,
+      whichever is
     larger. So a run on a machine that turns slow still ends annealed.
     """
 
@@ -26,29 +27,9 @@ class OptimConfig(Config):
     beta2: float = 0.98
     weight_decay: float = 0.0
     clip_norm: float = 1.0
-    module_rates: tuple[str, ...] = ()
-    """Factors on the learning rate by path prefix, as "prefix=factor"; the first that matches counts."""
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, f"OptimConfig.learning_rate is {self.learning_rate}; expected more than 0")
-        for entry in self.module_rates:
-            prefix, _, factor = entry.partition("=")
-            require(bool(prefix) and _is_number(factor), f'OptimConfig.module_rates has "{entry}"; expected "path-prefix=factor"')
-
-    def rate_of(self, path: str) -> float:
-        """The factor on the learning rate of one parameter."""
-        for entry in self.module_rates:
-            prefix, _, factor = entry.partition("=")
-            if path.startswith(prefix):
-                return float(factor)
-        return 1.0
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return float(text) >= 0
-    except ValueError:
-        return False
 
 
 def _decays(path: str) -> bool:
@@ -73,6 +54,6 @@ def transformation(config: OptimConfig) -> optax.GradientTransformation:
     )
 
 
-def apply(config: OptimConfig, params: FlatParams, updates: FlatParams, rate: Array) -> FlatParams:
-    """params - rate * module factor * updates."""
-    return {path: leaf - rate * config.rate_of(path) * updates[path] for path, leaf in params.items()}
+def apply(params: FlatParams, updates: FlatParams, rate: Array) -> FlatParams:
+    """params - rate * updates."""
+    return {path: leaf - rate * updates[path] for path, leaf in params.items()}

@@ -1,11 +1,10 @@
-"""One training step, the same for every stage and for the VAE: a pure function under `jax.jit` with given shardings."""
+"""One training step, the same for every stage and every network: a pure function, compiled with given shardings."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int
@@ -19,62 +18,83 @@ from llamo_jax.trees import partition, unflatten
 Loss = Callable[[dict[str, Any], Any, Array], tuple[Array, Metrics]]
 """(parameter tree, batch, key) -> (loss, figures to log)."""
 
+Trains = Callable[[str], bool]
+"""Whether the parameter at a path trains in this stage."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a step changes. `params` holds every parameter that may train in some stage, `opt_state` only those that train in this one."""
+    """What a step changes: every parameter that may train in some stage, and the optimizer of those that train now."""
 
     step: Int[Array, ""]
     params: FlatParams
     opt_state: Any
 
     @classmethod
-    def create(
-        cls, params: FlatParams, config: OptimConfig, trainable: Callable[[str], bool], mesh: Mesh, shardings: dict[str, NamedSharding]
+    def start(cls, params: FlatParams, config: OptimConfig, trains: Trains) -> "TrainState":
+        """The state before the first step of a stage. Pure: `init` runs it, and `abstract` only looks at its shapes."""
+        # Copies: the step takes its state for good.
+        copies = {path: jax.numpy.copy(leaf) for path, leaf in params.items()}
+        opt_state = optim.transformation(config).init(partition(copies, trains)[0])
+        return cls(jax.numpy.int32(0), copies, opt_state)
+
+    @classmethod
+    def abstract(
+        cls, params: FlatParams, config: OptimConfig, trains: Trains, mesh: Mesh, shardings: dict[str, NamedSharding]
     ) -> "TrainState":
-        """The state before the first step of a stage, laid out as the step returns it, so that the step compiles once.
+        """Shapes, types and shardings of the state, with nothing allocated: what is compiled for and restored into.
 
-        The arrays are copies: the step takes its state for good.
+        Args:
+          params: arrays or their shapes, by path.
+          config: of the optimizer.
+          trains: which paths do.
+          mesh: to train on.
+          shardings: by path.
         """
-        placed = {path: jax.device_put(jnp.copy(leaf), shardings[path]) for path, leaf in params.items()}
-        opt_state = optim.transformation(config).init(partition(placed, trainable)[0])
-        state = cls(jnp.int32(0), placed, opt_state)
-        return jax.device_put(state, state.shardings(mesh, shardings))
-
-    def shardings(self, mesh: Mesh, shardings: dict[str, NamedSharding]) -> "TrainState":
-        """The sharding of every array of the state, as a tree of its shape."""
+        shapes = jax.eval_shape(lambda tree: cls.start(tree, config, trains), params)
         everywhere = sharding.replicated(mesh)
-        opt_state = jax.tree_util.tree_map_with_path(lambda path, _: _moment_sharding(path, shardings, everywhere), self.opt_state)
-        return TrainState(everywhere, {path: shardings[path] for path in self.params}, opt_state)
+        opt_state = jax.tree_util.tree_map_with_path(
+            lambda path, _: _moment_sharding(path, shardings, everywhere), shapes.opt_state
+        )
+        placed = cls(everywhere, {path: shardings[path] for path in shapes.params}, opt_state)
+        return jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, placed
+        )
+
+    @classmethod
+    def init(
+        cls, params: FlatParams, config: OptimConfig, trains: Trains, mesh: Mesh, shardings: dict[str, NamedSharding]
+    ) -> "TrainState":
+        """The state before the first step, each array made where it is to lie."""
+        target = cls.abstract(params, config, trains, mesh, shardings)
+        params = {path: jax.device_put(leaf, shardings[path]) for path, leaf in params.items()}
+        out = jax.tree.map(lambda leaf: leaf.sharding, target)
+        return jax.jit(lambda tree: cls.start(tree, config, trains), out_shardings=out)(params)
+
+
+Step = Callable[[TrainState, FlatParams, Any, Array], tuple[TrainState, Metrics]]
+"""(state, frozen, batch, progress) -> (state, figures). `frozen` is a flat tree that never changes (the text tower),
+and `progress` the fraction of the run that is over."""
 
 
 def make_step(
-    loss: Loss,
-    config: OptimConfig,
-    trainable: Callable[[str], bool],
-    mesh: Mesh,
-    shardings: dict[str, NamedSharding],
-    seed: int,
-) -> Callable[[TrainState, FlatParams, Any, Array], tuple[TrainState, Metrics]]:
-    """The compiled step (state, frozen, batch, progress) -> (state, metrics).
+    loss: Loss, config: OptimConfig, trains: Trains, shardings: dict[str, NamedSharding], *, seed: int
+) -> Step:
+    """The step as a pure function.
 
     Args:
       loss: the loss of the whole tree.
       config: of the optimizer.
-      trainable: says of a path whether it trains in this stage; gradients are taken over those paths only.
-      mesh: the mesh to run on.
-      shardings: of every path of `state.params` and `frozen`.
-      seed: of all randomness; step i uses the key fold_in(key(seed), i), so that a resumed run draws what an uninterrupted one does.
-
-    Returns:
-      The step. `frozen` is a flat tree that never changes (the text tower), `progress` the fraction of the run that is over. The state
-      is donated.
+      trains: which paths do; gradients are taken over those only.
+      shardings: of every path of `state.params`; gradients are laid out so.
+      seed: of all randomness; step i uses the key fold_in(key(seed), i), so that a resumed run draws what an
+        uninterrupted one does.
     """
     transform = optim.transformation(config)
 
     def step(state: TrainState, frozen: FlatParams, batch: Any, progress: Array) -> tuple[TrainState, Metrics]:
-        trained, fixed = partition(state.params, trainable)
+        trained, fixed = partition(state.params, trains)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def loss_of(trained: FlatParams) -> tuple[Array, Metrics]:
@@ -85,19 +105,36 @@ def make_step(
         updates, opt_state = transform.update(gradients, state.opt_state, trained)
         rate = optim.learning_rate(config, state.step, progress)
         metrics = metrics | {"gradient_norm": optax.tree.norm(gradients), "learning_rate": rate}
-        params = fixed | optim.apply(config, trained, updates, rate)
+        params = fixed | optim.apply(trained, updates, rate)
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    compiled: dict[str, Any] = {}
+    return step
 
-    def run(state: TrainState, frozen: FlatParams, batch: Any, progress: Array) -> tuple[TrainState, Metrics]:
-        if "step" not in compiled:
-            out = (state.shardings(mesh, shardings), sharding.replicated(mesh))
-            ins = (out[0], {path: shardings[path] for path in frozen}, sharding.batch_sharding(mesh), sharding.replicated(mesh))
-            compiled["step"] = jax.jit(step, in_shardings=ins, out_shardings=out, donate_argnums=0)
-        return compiled["step"](state, frozen, batch, progress)
 
-    return run
+def compile_step(step: Step, state: TrainState, frozen: FlatParams, batch: Any, mesh: Mesh) -> Step:
+    """Compiles a step for arguments of these shapes, types and shardings, which may be abstract: nothing is run.
+
+    The state is donated. So compiling ahead of time, for devices that are not here, is the same call.
+
+    Args:
+      step: of `make_step`.
+      state: arrays that are laid out, or `TrainState.abstract`.
+      frozen: likewise.
+      batch: arrays of any kind, or their shapes; rows are split over data and fsdp.
+      mesh: of the devices to compile for.
+    """
+    everywhere = sharding.replicated(mesh)
+
+    def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+    rows = sharding.batch_sharding(mesh)
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), batch)
+    progress = jax.ShapeDtypeStruct((), jax.numpy.float32, sharding=everywhere)
+    state, frozen = jax.tree.map(abstract, (state, frozen))
+    out = (jax.tree.map(lambda leaf: leaf.sharding, state), everywhere)
+    compiled = jax.jit(step, out_shardings=out, donate_argnums=0)
+    return compiled.lower(state, frozen, batch, progress).compile()
 
 
 def _moment_sharding(path: tuple, shardings: dict[str, NamedSharding], default: NamedSharding) -> NamedSharding:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from llamo_jax.convert.bundle import read_codec, write_codec
 from llamo_jax.convert.peers import read_motionstreamer_tae
 from llamo_jax.errors import InputError
 from llamo_jax.models import motion_vae
+from llamo_jax.storage.bundle import read_codec, write_codec
 
 torch = pytest.importorskip("torch", reason="needs PyTorch, the reference that the import is compared with")
 
@@ -38,7 +38,8 @@ def state_dict() -> dict[str, "torch.Tensor"]:
 
 
 def reference(state: dict[str, "torch.Tensor"], features: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Posterior means and what they decode to: the architecture as its paper and code describe it, on channels first."""
+    """Posterior means and what they decode to: the architecture as its paper and code describe it, on channels
+    first."""
     functional = torch.nn.functional
 
     def conv(name: str, x: "torch.Tensor", stride: int = 1, dilation: int = 1) -> "torch.Tensor":
@@ -106,7 +107,10 @@ def test_mistakes_are_told(files: dict[str, Path], tmp_path: Path) -> None:
             read_motionstreamer_tae(tmp_path / "changed.pth", tmp_path / mean, tmp_path / std)
 
     name = "tae.encoder.model.2.1.model.0.conv1.bias"
-    expect(rf"changed.pth: 1 tensors missing: {name} \(12,\)", {"net": {key: value for key, value in state.items() if key != name}})
+    expect(
+        rf"changed.pth: 1 tensors missing: {name} \(12,\)",
+        {"net": {key: value for key, value in state.items() if key != name}},
+    )
     expect(r"1 tensors unexpected: tae.codebook \(2,\)", {"net": state | {"tae.codebook": torch.zeros(2)}})
     expect(r"1 tensors of another shape", {"net": state | {name: torch.zeros(3)}})
     expect("no matrix tae.decode_proj.weight", {"net": {"a": torch.zeros(2)}})

@@ -9,8 +9,7 @@ import llamo_jax
 from llamo_jax.convert.from_hf import bundle_from_llm
 from llamo_jax.evaluation.language import text_fidelity
 from llamo_jax.inference.text import complete_tokens
-from llamo_jax.model import Llamo
-from llamo_jax.models import llamo
+from llamo_jax.pretrained import Llamo
 
 pytestmark = [pytest.mark.shared_data, pytest.mark.torch]
 
@@ -35,15 +34,14 @@ def test_greedy_text_is_the_same_in_jax_pytorch_and_transformers(stories: Llamo,
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM
 
-    from llamo_jax.convert.torch_model import LLaMoForMotion
+    from llamo_jax.convert.torch_folder.modeling_llamo import LLaMoForMotion
 
     folder = shared / "llm" / "stories260K" / "hf"
     stories.save_pretrained(tmp_path / "bundle")
     port = LLaMoForMotion.from_pretrained(tmp_path / "bundle")
     prompt = [stories.tokenizer.bos_id, *stories.tokenizer.encode("Once upon a time")]
     # No end of text: 200 tokens whatever they are.
-    params = llamo.decoding_params({"text": stories.bundle.text, **stories.bundle.motion})
-    ours = complete_tokens(params, stories.config, prompt, eos_id=-1, max_tokens=200)
+    ours = complete_tokens(stories.bundle.params, stories.config, prompt, eos_id=-1, max_tokens=200)
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     llm.generation_config.eos_token_id = None
     theirs = llm.generate(torch.tensor([prompt]), max_new_tokens=200, do_sample=False)[0, len(prompt) :].tolist()
@@ -61,7 +59,8 @@ def test_a_text_ends_with_the_token_that_the_llm_was_taught(stories: Llamo) -> N
 def test_logits_are_as_exact_as_those_of_transformers(stories: Llamo, shared: Path) -> None:
     figures = text_fidelity(stories, shared / "llm" / "stories260K" / "hf")
     assert figures["changed_logits"] == 0
-    # transformers in float32 is itself 2.5e-5 off its own float64, on logits up to 21: no other rounding comes within 1e-5 of it.
+    # transformers in float32 is itself 2.5e-5 off its own float64, on logits up to 21: no other rounding comes within
+    # 1e-5 of it.
     assert figures["rounding_error"] < figures["rounding_error_transformers"] < 3e-5
 
 

@@ -12,23 +12,29 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import llamo_jax
-from llamo_jax.convert.bundle import read_bundle, write_bundle
 from llamo_jax.convert.from_hf import bundle_from_llm
 from llamo_jax.convert.to_torch import from_torch, to_torch
 from llamo_jax.errors import InputError
+from llamo_jax.storage.bundle import read_bundle, write_bundle
 from llamo_jax.tokenizer import train_tokenizer
 from llamo_jax.trees import flatten
 
 torch = pytest.importorskip("torch", reason="needs PyTorch, for which the folders are made")
-from llamo_jax.convert import torch_model  # noqa: E402
-from llamo_jax.convert.torch_model import LLaMoForMotion  # noqa: E402
-from tests.convert.random_llms import VARIANTS, random_llm  # noqa: E402
+from llamo_jax.convert.torch_folder import modeling_llamo  # noqa: E402
+from llamo_jax.convert.torch_folder.modeling_llamo import LLaMoForMotion  # noqa: E402
+from tests.random_llms import VARIANTS, random_llm  # noqa: E402
 
-sys.modules.setdefault("modeling_llamo", torch_model)  # the name that it has in a folder
+sys.modules.setdefault("modeling_llamo", modeling_llamo)  # the name that it has in a folder
 
 pytestmark = pytest.mark.torch
 
-FILES = ("motion.safetensors", "motion_vae.safetensors", "llm/model.safetensors", "llm/config.json", "llm/tokenizer.json")
+FILES = (
+    "motion.safetensors",
+    "motion_vae.safetensors",
+    "llm/model.safetensors",
+    "llm/config.json",
+    "llm/tokenizer.json",
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,8 @@ def run(folder: Path, script: str) -> subprocess.CompletedProcess:
     code = (
         "import runpy, sys\n"
         "sys.modules.update(dict.fromkeys(('llamo_jax', 'jax', 'jaxlib', 'flax', 'experiments')))\n"
-        f"sys.argv = [{script!r}]; sys.path.insert(0, {str(folder)!r}); runpy.run_path({str(folder / script)!r}, run_name='__main__')"
+        f"sys.argv = [{script!r}]; sys.path.insert(0, {str(folder)!r}); runpy.run_path({str(folder / script)!r}, "
+        f"run_name='__main__')"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder.parent, check=False)
 
@@ -52,7 +59,11 @@ def test_the_folder_checks_itself_without_this_project(folder: Path) -> None:
     done = run(folder, "verify.py")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert lines[-1] == "the PyTorch model is the JAX model" and len(lines) == 13 and all(line.startswith("ok ") for line in lines[:-1])
+    assert (
+        lines[-1] == "the PyTorch model is the JAX model"
+        and len(lines) == 13
+        and all(line.startswith("ok ") for line in lines[:-1])
+    )
 
 
 def test_the_example_runs_without_this_project(folder: Path) -> None:
@@ -80,7 +91,9 @@ def test_the_check_fails_where_something_differs(folder: Path, tmp_path: Path, c
         save_file(reference | {"decoded": decoded}, copy / "reference.safetensors", metadata={"said": json.dumps(said)})
     done = run(copy, "verify.py")
     assert done.returncode == 1
-    assert ("SHA-256" in done.stderr) if change == "weight" else ("the PyTorch model is NOT the JAX model" in done.stdout)
+    assert (
+        ("SHA-256" in done.stderr) if change == "weight" else ("the PyTorch model is NOT the JAX model" in done.stdout)
+    )
     assert ("FAIL  decoded" in done.stdout) == (change in ("output", "shape", "nan"))
     assert ("FAIL  caption" in done.stdout) == (change == "words")
 
@@ -96,12 +109,15 @@ def test_it_comes_back_bit_for_bit(bundle: Path, folder: Path, tmp_path: Path) -
             if name == "back" or file.startswith("llm/"):
                 assert (tmp_path / name / file).read_bytes() == (bundle / file).read_bytes(), file
         found = read_bundle(tmp_path / name)
-        assert found.config == original.config and found.codec.config == original.codec.config and found.info == original.info
+        assert (
+            found.config == original.config
+            and found.codec.config == original.codec.config
+            and found.info == original.info
+        )
         assert found.eos_id == original.eos_id
-        for tree in ("text", "motion"):
-            for path, leaf in flatten(getattr(original, tree)).items():
-                bits = [np.asarray(array).view(np.uint8) for array in (flatten(getattr(found, tree))[path], leaf)]
-                np.testing.assert_array_equal(*bits, err_msg=path)
+        for path, leaf in flatten(original.params).items():
+            bits = [np.asarray(array).view(np.uint8) for array in (flatten(found.params)[path], leaf)]
+            np.testing.assert_array_equal(*bits, err_msg=path)
         for path, leaf in flatten(original.codec.params).items():
             np.testing.assert_array_equal(flatten(found.codec.params)[path], leaf)
     assert sorted(path.name for path in (tmp_path / "back").iterdir()) == sorted(path.name for path in bundle.iterdir())
@@ -115,14 +131,19 @@ def test_what_pytorch_trains_jax_runs(folder: Path, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "trained")
     from_torch(tmp_path / "trained", tmp_path / "bundle")
     before, after = read_bundle(folder), read_bundle(tmp_path / "bundle")
-    np.testing.assert_array_equal(after.motion["motion"]["adapter"]["weight"], 2 * before.motion["motion"]["adapter"]["weight"])
+    np.testing.assert_array_equal(
+        after.params["motion"]["adapter"]["weight"], 2 * before.params["motion"]["adapter"]["weight"]
+    )
     assert after.codec.params["decoder"]["input"]["weight"][1, 0, 2] == 7
-    assert llamo_jax.load(tmp_path / "bundle").complete("a person", max_tokens=2) == model.complete("a person", max_tokens=2)
+    assert llamo_jax.load(tmp_path / "bundle").complete("a person", max_tokens=2) == model.complete(
+        "a person", max_tokens=2
+    )
 
 
 @pytest.mark.parametrize("variant", ["llama-biases", "llama-llama3", "mistral-window", "qwen2-tied", "qwen3-biases"])
 def test_every_family_goes_to_pytorch(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a Hugging Face folder to a bundle, whose towers have the family's options, to PyTorch, compared with what JAX recorded."""
+    """From a Hugging Face folder to a bundle, whose towers have the family's options, to PyTorch, compared with what
+    JAX recorded."""
     from llamo_jax.convert.torch_folder import verify
 
     family, changes = VARIANTS[variant]
@@ -130,11 +151,13 @@ def test_every_family_goes_to_pytorch(variant: str, tmp_path: Path, monkeypatch:
     train_tokenizer(["a person walks."], 300, tmp_path / "llm")
     bundle_from_llm(tmp_path / "llm", tmp_path / "bundle")
     whole = read_bundle(tmp_path / "bundle")
-    # What starts at zero would hide what lies behind it; much larger weights make random motion chaotic, where rounding grows.
-    flow = whole.motion["flow"]
-    for index, name in enumerate(("modulation", "output")):
-        weight = flow[name]["weight"]
-        flow[name]["weight"] = weight + 0.01 * jax.random.normal(jax.random.key(index), weight.shape)
+    # What starts at zero would hide what lies behind it; much larger weights make random motion chaotic, where rounding
+    # grows.
+    head = whole.params["flow_head"]
+    for index, part in enumerate(
+        (head["output"], head["output_modulation"], *(b["modulation"] for b in head["blocks"]))
+    ):
+        part["weight"] += 0.01 * jax.random.normal(jax.random.key(index), part["weight"].shape)
     write_bundle(tmp_path / "bundle", whole)
     to_torch(tmp_path / "bundle", tmp_path / "torch")
     monkeypatch.setattr(verify, "FOLDER", tmp_path / "torch")
@@ -154,6 +177,9 @@ def test_mistakes_are_told(bundle: Path, folder: Path, tmp_path: Path) -> None:
     tensors = load_file(copy / "motion.safetensors")
     tensors["motion.adapter.weights"] = tensors.pop("motion.adapter.weight")
     save_file(tensors, copy / "motion.safetensors")
-    with pytest.raises(InputError, match=r"1 tensors missing: motion\.adapter\.weight .*; 1 tensors unexpected: motion\.adapter\.weights"):
+    with pytest.raises(
+        InputError,
+        match=r"1 tensors missing: motion\.adapter\.weight .*; 1 tensors unexpected: motion\.adapter\.weights",
+    ):
         from_torch(copy, tmp_path / "new")
     assert not (tmp_path / "new").exists()

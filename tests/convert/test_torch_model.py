@@ -2,8 +2,12 @@
 
 import dataclasses
 import hashlib
+import importlib
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +17,36 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llamo_jax.convert import layout
-from llamo_jax.convert.bundle import Bundle, read_bundle
-from llamo_jax.convert.weights import write_tree
+from llamo_jax.batch import Batch
 from llamo_jax.inference import generate as jax_generate
 from llamo_jax.inference import text as jax_text
-from llamo_jax.model import Llamo
+from llamo_jax.inference.decoding import SamplingConfig
 from llamo_jax.models import flow, llamo
 from llamo_jax.models import motion_vae as jax_vae
 from llamo_jax.motion import MotionClip, representation
+from llamo_jax.pretrained import Llamo
+from llamo_jax.storage import layout
+from llamo_jax.storage.bundle import Bundle, read_bundle
+from llamo_jax.storage.weights import write_tree
 from llamo_jax.trees import flatten
 
 torch = pytest.importorskip("torch")
-from llamo_jax.convert import torch_model  # noqa: E402
-from llamo_jax.convert.torch_model import KVCache, LLaMoConfig, LLaMoForMotion, Sampling, TextConfig, TextTower, VAEConfig  # noqa: E402
+
+from llamo_jax.convert.torch_folder import modeling_llamo  # noqa: E402
+from llamo_jax.convert.torch_folder.modeling_llamo import (  # noqa: E402
+    LLaMoConfig,
+    LLaMoForMotion,
+    Sampling,
+    TextConfig,
+    VAEConfig,
+    recover_joints,
+)
+
+# The package that `modeling_llamo` finds beside itself.
+torch_generate = importlib.import_module("llamo_torch.generate")
+KVCache = importlib.import_module("llamo_torch.cache").KVCache
+TextTower = importlib.import_module("llamo_torch.mot").TextTower
+MotionVAE = importlib.import_module("llamo_torch.motion_vae").MotionVAE
 
 pytestmark = pytest.mark.torch
 
@@ -63,7 +83,7 @@ def port(torch_bundle: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def params(contents: Bundle) -> dict[str, Any]:
-    return {"text": contents.text, **contents.motion}
+    return contents.params
 
 
 def close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
@@ -110,30 +130,35 @@ def packed(rows: int) -> dict[str, np.ndarray]:
     return {name: x.astype(np.int32) if x.dtype == np.int64 else x for name, x in wide.items()}
 
 
+def as_batch(arrays: dict[str, np.ndarray]) -> Batch:
+    return Batch.of({name.replace("_", "/", 1): jnp.asarray(array) for name, array in arrays.items()})
+
+
 @pytest.mark.parametrize("rows", [1, 4])
 def test_text_logits(port, contents, rows):
     tokens = np.random.default_rng(rows).integers(0, 300, (rows, 11)).astype(np.int32)
-    close(port.text_logits(as_torch(tokens)), llamo.text_logits(contents.text, contents.config.text, tokens))
+    close(port.text_logits(as_torch(tokens)), llamo.text_logits(contents.params["text"], contents.config.text, tokens))
 
 
 @pytest.mark.parametrize("rows", [1, 4])
 def test_packed_batch(port, contents, params, rows):
     batch = packed(rows)
-    text, motion = llamo.hidden(params, contents.config, {name: jnp.asarray(x) for name, x in batch.items()})
+    text, motion = llamo.hidden(params, contents.config, as_batch(batch))
     out = port(**{name: as_torch(x) for name, x in batch.items()})
     close(out.text_hidden, text)
     close(out.motion_hidden, motion)
     close(out.text_logits, llamo.lm_head(params["text"], text))
     close(out.exit_logits, llamo.exit_head(params, motion))
     x_t, t = random(7, *motion.shape[:2], 4), np.random.default_rng(8).random(motion.shape[:2], np.float32)
-    expected = flow.velocity(params["flow"], x_t, flow.modulations(params["flow"], motion, t))
+    head = params["flow_head"]
+    expected = flow.velocity(head, x_t, flow.modulations(head, motion, flow.embed_time(head, t)))
     close(port.flow_head.velocity(as_torch(x_t), out.motion_hidden, as_torch(t)), expected)
 
 
 def test_text_only_batch(port, contents, params):
     batch = {name: x for name, x in packed(2).items() if name.startswith("text")}
     out = port(**{name: as_torch(x) for name, x in batch.items()})
-    close(out.text_hidden, llamo.hidden(params, contents.config, {name: jnp.asarray(x) for name, x in batch.items()})[0])
+    close(out.text_hidden, llamo.hidden(params, contents.config, as_batch(batch))[0])
     assert out.motion_hidden is None and out.exit_logits is None
 
 
@@ -161,20 +186,28 @@ def test_vae(port, contents, rows):
 @pytest.mark.parametrize("options", [{}, {"activation": "relu", "upsampling": "nearest"}, {"dilations": (2,)}])
 def test_vae_options_and_streams(options, tmp_path):
     from llamo_jax.config import MotionVAEConfig
-    from llamo_jax.models.layers import init
+    from llamo_jax.models.declaration import init
 
     config = MotionVAEConfig(width=8, latent_channels=4, **options)
-    tree = init(lambda rngs: jax_vae.MotionVAE(rngs, config), jax.random.key(0))
-    vae = torch_model.MotionVAE(VAEConfig(**config.to_json()))
+    tree = init(jax_vae.MotionVAE, config, jax.random.key(0))
+    vae = MotionVAE(VAEConfig(**config.to_json()))
     write_tree(tmp_path / "vae.safetensors", flatten(tree), layout.VAE)
-    missing = vae.load_state_dict({n: as_torch(x) for n, x in load_file(tmp_path / "vae.safetensors").items()}, strict=False)
-    assert set(missing.missing_keys) == {"feature_mean", "feature_std", "latent_mean", "latent_std"} and not missing.unexpected_keys
+    missing = vae.load_state_dict(
+        {n: as_torch(x) for n, x in load_file(tmp_path / "vae.safetensors").items()}, strict=False
+    )
+    assert (
+        set(missing.missing_keys) == {"feature_mean", "feature_std", "latent_mean", "latent_std"}
+        and not missing.unexpected_keys
+    )
     frames, latents = features(48)[None], random(1, 2, 9, 4)
     with torch.no_grad():
         encoded, decoded = vae.encode(as_torch(frames))[0], vae.decode(as_torch(latents))[0]
         close(encoded, jax_vae.encode(tree, config, frames)[0])
         close(decoded, jax_vae.decode(tree, config, latents)[0])
-        for run, inputs, whole, cuts in ((vae.encode, frames, encoded, (4, 12, 32)), (vae.decode, latents, decoded, (1, 3, 5))):
+        for run, inputs, whole, cuts in (
+            (vae.encode, frames, encoded, (4, 12, 32)),
+            (vae.decode, latents, decoded, (1, 3, 5)),
+        ):
             state, pieces = None, []
             for piece in as_torch(inputs).split(cuts, 1):
                 piece, state = run(piece, state)
@@ -194,9 +227,9 @@ def _noise(keys: Any, count: int) -> np.ndarray:
 def test_generated_latents(port, contents, params, solver, guidance):
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
     prompts = [[1, 5, 9, 30], [1, 7]]
-    sampling = jax_generate.SamplingConfig(guidance, 4, solver)
+    sampling = SamplingConfig(guidance=guidance, steps=4, solver=solver)
     expected = jax_generate.generate_latents(
-        llamo.decoding_params(params), contents.config, prompts, [1], keys, sampling, 60, until_exit=False
+        params, contents.config, prompts, [1], keys, sampling, max_latents=60, until_exit=False
     )
     actual = port.generate_latents(prompts, 60, Sampling(guidance, 4, solver, None), noise=as_torch(_noise(keys, 60)))
     for a, e in zip(actual, expected, strict=True):
@@ -215,14 +248,14 @@ def test_generate_ends_where_jax_ends(port, model: Llamo, rows):
 
 
 def recovered(motion: Any) -> np.ndarray:
-    return torch_model.recover_joints(motion).numpy()
+    return recover_joints(motion).numpy()
 
 
 @pytest.mark.parametrize("rows", [1, 4])
 def test_captions(port, contents, params, rows):
     motions = [random(n, n, 4) for n in (7, 1, 33, 12)[:rows]]
     arguments = {"eos_id": port.config.eos, "max_tokens": 20}
-    expected = jax_text.caption_tokens(llamo.decoding_params(params), contents.config, [1], motions, [300], **arguments)
+    expected = jax_text.caption_tokens(params, contents.config, [1], motions, [300], **arguments)
     assert port.caption_tokens([as_torch(m) for m in motions], max_tokens=20) == expected
 
 
@@ -245,7 +278,7 @@ def test_captions_and_completions_as_text(port, model: Llamo, clip: MotionClip):
 def test_a_stream_is_what_generate_gives(port, settings, length, frames, monkeypatch):
     seconds = {"seconds" if frames else "max_seconds": length["max_seconds"]}
     whole = port.generate(TEXTS[0], steps=3, **settings, **seconds)
-    monkeypatch.setattr(torch_model, "_CACHE_SLOTS", 8)  # so that caches grow
+    monkeypatch.setattr(torch_generate, "_CACHE_SLOTS", 8)  # so that caches grow
     pieces = list(port.stream(TEXTS[0], steps=3, **settings, **length))
     assert all(piece.shape == (4, 272) for piece in pieces[:-1]) and len(pieces[-1])
     assert frames is None or len(whole) == frames
@@ -301,15 +334,26 @@ def test_cached_decoding_is_the_full_forward(options):
         for slot in range(6):
             position = (lengths + slot)[:, None]
             slots.append(
-                model.motion_step(inputs[:, slot : slot + 1], torch.full((batch, 1), slot == 0), position, torch.ones_like(position), cache)
+                model.motion_step(
+                    inputs[:, slot : slot + 1],
+                    torch.full((batch, 1), slot == 0),
+                    position,
+                    torch.ones_like(position),
+                    cache,
+                )
             )
         positions = (lengths + 6)[:, None] + torch.arange(3)
         last = model.text_step(after, positions, torch.ones_like(positions), cache)
         motion_positions = lengths[:, None] + torch.arange(6)
         out = model(
-            torch.cat([tokens, after], 1), torch.cat([index, positions], 1), torch.cat([segments, torch.ones_like(after)], 1),
-            z, torch.arange(6).expand(batch, 6) == 0, motion_positions, torch.ones_like(motion_positions),
-        )  # fmt: skip
+            text_tokens=torch.cat([tokens, after], 1),
+            text_positions=torch.cat([index, positions], 1),
+            text_segments=torch.cat([segments, torch.ones_like(after)], 1),
+            motion_latents=z,
+            motion_start=torch.arange(6).expand(batch, 6) == 0,
+            motion_positions=motion_positions,
+            motion_segments=torch.ones_like(motion_positions),
+        )
     close(torch.cat(slots, 1), out.motion_hidden.numpy())
     close(torch.cat([first, last], 1)[segments_of(segments, 3)], out.text_hidden[segments_of(segments, 3)].numpy())
     assert int(cache.cursor) == 14
@@ -339,7 +383,9 @@ def test_save_and_read_again(port, torch_bundle, tmp_path):
 
 def test_what_is_trained_and_what_is_not(port, torch_bundle, tmp_path):
     assert not port.training
-    assert not any(p.requires_grad for p in port.text.parameters()) and all(p.requires_grad for p in port.motion.parameters())
+    assert not any(p.requires_grad for p in port.text.parameters()) and all(
+        p.requires_grad for p in port.motion.parameters()
+    )
     model = LLaMoForMotion.from_pretrained(torch_bundle)
     model(**{name: as_torch(x) for name, x in packed(1).items()}).motion_hidden.square().sum().backward()
     assert model.motion.eom.grad is not None and model.text.model.embed_tokens.weight.grad is None
@@ -401,7 +447,9 @@ def test_one_flipped_bit_is_found(torch_bundle, tmp_path, file):
     LLaMoForMotion.from_pretrained(folder, verify=False)
 
 
-@pytest.mark.parametrize("file", ["config.json", "motion.safetensors", "motion_vae.safetensors", "llm/model.safetensors"])
+@pytest.mark.parametrize(
+    "file", ["config.json", "motion.safetensors", "motion_vae.safetensors", "llm/model.safetensors"]
+)
 @pytest.mark.parametrize("verify", [True, False])
 def test_missing_and_cut_files(torch_bundle, tmp_path, file, verify):
     folder = copied(torch_bundle, tmp_path)
@@ -419,11 +467,11 @@ def test_missing_and_cut_files(torch_bundle, tmp_path, file, verify):
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("format_version",), 1),
+        (("format_version",), 2),
         (("model", "text", "num_heads"), "4"),
         (("model", "text", "colour"), 1),
         (("model", "text", "rope_scaling"), {"kind": "yarn"}),
-        (("model", "flow"), {}),
+        (("model", "flow_head"), {}),
         (("motion_vae", "activation"), "gelu"),
         (("model", "latent_channels"), 5),
         (("tokens", "eom"), 3),
@@ -471,7 +519,9 @@ def test_a_sharded_llm(port, torch_bundle, tmp_path):
     (folder / "config.json").write_text(json.dumps(values | {"llm": {}}))
     read = LLaMoForMotion.from_pretrained(folder)
     assert all(torch.equal(tensor, port.state_dict()[name]) for name, tensor in read.state_dict().items())
-    (folder / "llm" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": "../motion.safetensors"}}))
+    (folder / "llm" / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"model.norm.weight": "../motion.safetensors"}})
+    )
     with pytest.raises(ValueError, match="weight_map"):
         LLaMoForMotion.from_pretrained(folder)
 
@@ -524,9 +574,9 @@ def test_float32_motion_beside_a_bfloat16_text_tower(contents, torch_bundle, tmp
     _relist(folder)
     model = LLaMoForMotion.from_pretrained(folder)
     assert model.text.model.norm.weight.dtype == torch.bfloat16 and model.motion.norm.weight.dtype == torch.float32
-    rounded = {"text": jax.tree.map(lambda x: x.astype(jnp.bfloat16), contents.text), **contents.motion}
+    rounded = contents.params | {"text": jax.tree.map(lambda x: x.astype(jnp.bfloat16), contents.params["text"])}
     batch = packed(2)
-    text, motion = llamo.hidden(rounded, contents.config, {name: jnp.asarray(x) for name, x in batch.items()})
+    text, motion = llamo.hidden(rounded, contents.config, as_batch(batch))
     out = model(**{name: as_torch(x) for name, x in batch.items()})
     assert out.motion_hidden.dtype == torch.bfloat16
     close(out.text_hidden.float(), np.asarray(text, np.float32), 0.05)
@@ -543,7 +593,11 @@ def test_the_decoding_step_compiles_to_one_graph(port, guidance):
         for run, cache in zip((port.decode_step, step), caches, strict=True):
             latent = torch.zeros(2, 4)
             for index in range(3):
-                arguments = (torch.full((rows, 1), index == 0), torch.full((rows, 1), index), as_torch(random(index, 2, 4)))
+                arguments = (
+                    torch.full((rows, 1), index == 0),
+                    torch.full((rows, 1), index),
+                    as_torch(random(index, 2, 4)),
+                )
                 with torch.compiler.set_stance("fail_on_recompile" if index > 1 else "default"):
                     latent, ending = run(latent, *arguments, cache, sampling)
             cache.keys.append(torch.cat([latent, ending[:, None]], 1))
@@ -558,9 +612,11 @@ LLMS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("Llama", {"tie_word_embeddings": True}, {}),
     (
         "Llama",
-        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
                              "original_max_position_embeddings": 32}},
-        {"rope_theta": 500.0, "rope_scaling": {"kind": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        {"rope_theta": 500.0, "rope_scaling": {"kind": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
                                                "original_positions": 32}},
     ),
     ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}},
@@ -568,7 +624,8 @@ LLMS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("Mistral", {"sliding_window": None}, {}),
     ("Mistral", {"sliding_window": 5}, {"sliding_window": 5}),
     ("Qwen2", {}, {"qkv_bias": True}),
-    ("Qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}, {"qkv_bias": True, "sliding_window": 4}),
+    ("Qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}, {"qkv_bias": True,
+    "sliding_window": 4}),
     ("Qwen3", {}, {"qk_norm": True}),
     ("Qwen3", {"attention_bias": True}, {"qk_norm": True, "qkv_bias": True, "output_bias": True}),
 ]  # fmt: skip
@@ -577,7 +634,8 @@ LLMS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("family", "theirs", "ours"), LLMS)
 def test_the_text_tower_is_transformers_own_model(family, theirs, ours):
     transformers = pytest.importorskip("transformers")
-    shape = dict(vocab_size=50, hidden_size=16, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
+    shape = dict(vocab_size=50, hidden_size=16, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+    head_dim=6,
                  intermediate_size=24, rms_norm_eps=1e-5, max_position_embeddings=64)  # fmt: skip
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(**shape, **theirs)
@@ -597,23 +655,28 @@ def test_the_text_tower_is_transformers_own_model(family, theirs, ours):
 
 
 def test_it_needs_nothing_of_this_project(port, torch_bundle, tmp_path):
-    """The file runs as a copy beside a bundle, where llamo_jax is not installed."""
-    import importlib.util
-    import sys
-
-    source = Path(torch_model.__file__).read_text()
-    assert "llamo_jax" not in source and "import numpy" not in source and "jax" not in source
-    (tmp_path / "modeling_llamo.py").write_text(source)
-    spec = importlib.util.spec_from_file_location("modeling_llamo", tmp_path / "modeling_llamo.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["modeling_llamo"] = module
-    try:
-        spec.loader.exec_module(module)
-        copy = module.LLaMoForMotion.from_pretrained(torch_bundle)
-    finally:
-        del sys.modules["modeling_llamo"]
+    """The code runs as a copy beside a bundle, from whatever folder, where llamo_jax is not installed."""
+    source = Path(modeling_llamo.__file__).parent
+    shutil.copytree(source / "llamo_torch", tmp_path / "llamo_torch", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(source / "modeling_llamo.py", tmp_path / "modeling_llamo.py")
+    for file in tmp_path.rglob("*.py"):
+        assert not re.search(r"import (llamo_jax|numpy|jax|flax)|from (llamo_jax|numpy|jax|flax)", file.read_text()), (
+            file
+        )
     tokens = torch.arange(3, 9)[None]
-    assert torch.equal(copy.text_logits(tokens), port.text_logits(tokens))
+    torch.save(port.text_logits(tokens), tmp_path / "expected.pt")
+    code = (
+        "import importlib.util, sys, torch\n"
+        "sys.modules.update(dict.fromkeys(('llamo_jax', 'jax', 'jaxlib', 'flax', 'experiments')))\n"
+        f"spec = importlib.util.spec_from_file_location('modeling_llamo', {str(tmp_path / 'modeling_llamo.py')!r})\n"
+        "module = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        f"model = module.LLaMoForMotion.from_pretrained({str(torch_bundle)!r})\n"
+        f"expected = torch.load({str(tmp_path / 'expected.pt')!r}, weights_only=True)\n"
+        "assert torch.equal(model.text_logits(torch.arange(3, 9)[None]), expected)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_bundle_without_motion_says_so(torch_bundle, tmp_path):
@@ -621,7 +684,11 @@ def test_a_bundle_without_motion_says_so(torch_bundle, tmp_path):
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {"info": {"trained": False}}))
     model = LLaMoForMotion.from_pretrained(folder)
-    for run in (lambda: model.generate(TEXTS[0]), lambda: model.caption(torch.zeros(8, 272)), lambda: model.stream(TEXTS[0])):
+    for run in (
+        lambda: model.generate(TEXTS[0]),
+        lambda: model.caption(torch.zeros(8, 272)),
+        lambda: model.stream(TEXTS[0]),
+    ):
         with pytest.raises(ValueError, match="knows no motion"):
             run()
     assert dataclasses.is_dataclass(model.config) and model.complete("a", 1) is not None

@@ -5,16 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.shards import LatentRecord
-from data_pipelines.statistics import Statistics
+from data_pipelines.records import LatentRecord
 from llamo_jax.motion import MotionClip, rotations
+from llamo_jax.motion.statistics import Statistics
 from llamo_jax.tokenizer import Tokenizer, train_tokenizer
 
 CHANNELS = 4
 
 
 def walking_clip(frames: int = 40, speed: float = 1.2, turn: float = 0.0, **metadata) -> MotionClip:
-    """A body that glides forward at `speed` m/s, turns by `turn` radians in all, to the left, and swings a thigh and an arm."""
+    """A body that glides forward at `speed` m/s, turns by `turn` radians in all, to the left, and swings a thigh and an
+    arm."""
     phase = np.arange(frames) / 30 * 6
     joint_rotations = np.broadcast_to(np.eye(3), (frames, 22, 3, 3)).copy()
     for joint, scale in ((1, 0.4), (2, -0.4), (16, 0.5)):

@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 
 from data_pipelines.build import main
-from data_pipelines.builders.bandai_namco import build_bandai_namco, find_takes
+from data_pipelines.builders.bandai_namco import BandaiNamco
 from data_pipelines.builders.bandai_namco_captions import CONTENTS, STYLES, all_captions, captions, labels_of
-from data_pipelines.builders.takes import Rejections, build
-from data_pipelines.shards import SPLITS, MotionShards
+from data_pipelines.builders.dataset import build
+from data_pipelines.folder import MotionFolder
+from data_pipelines.records import SPLITS
 from llamo_jax.errors import InputError
 from llamo_jax.motion.representation import HEADING_DELTA, ROOT_VELOCITY, decode_positions, headings
 from tests.data_pipelines.conftest import walking_clip
 
-CONTENT_LABELS = {"dataset-1": ["walk", "dash", "byebye"], "dataset-2": ["walk", "run", "walk-turn-left", "wave-both-hands"]}
+CONTENT_LABELS = {
+    "dataset-1": ["walk", "dash", "byebye"],
+    "dataset-2": ["walk", "run", "walk-turn-left", "wave-both-hands"],
+}
 STYLE_LABELS = {"dataset-1": ["normal", "old"], "dataset-2": ["elderly", "normal"]}
 
 
@@ -37,7 +41,9 @@ def source(tmp_path):
     for dataset in CONTENT_LABELS:
         (source / dataset / "cfg").mkdir(parents=True)
         for kind, labels in (("content", CONTENT_LABELS), ("style", STYLE_LABELS)):
-            (source / dataset / "cfg" / f"{kind}_label.txt").write_text("\n".join(f"{dataset}_{name}" for name in labels[dataset]))
+            (source / dataset / "cfg" / f"{kind}_label.txt").write_text(
+                "\n".join(f"{dataset}_{name}" for name in labels[dataset])
+            )
     for number in range(1, 7):
         write_take(source, "dataset-2", "walk", "normal", number, frames=30 + number)
         write_take(source, "dataset-2", "walk-turn-left", "elderly", number, turn=1.5)
@@ -46,7 +52,7 @@ def source(tmp_path):
 
 
 def test_build(source, tmp_path):
-    shards = build_bandai_namco(source, tmp_path / "out", workers=1)
+    shards = build(BandaiNamco(source=source), tmp_path / "out", workers=1)
     records = {record.name: (record, split) for split in SPLITS for record in shards.split(split)}
     assert len(records) == 18 and shards.manifest["rejected"] == {}
     record, _ = records["dataset-1_dash_old_003"]
@@ -64,8 +70,8 @@ def test_build(source, tmp_path):
 
 
 def test_the_same_records_whatever_the_workers(source, tmp_path):
-    one = build_bandai_namco(source, tmp_path / "one", workers=1)
-    two = build_bandai_namco(source, tmp_path / "two", workers=2)
+    one = build(BandaiNamco(source=source), tmp_path / "one", workers=1)
+    two = build(BandaiNamco(source=source), tmp_path / "two", workers=2)
     for split in SPLITS:
         for first, second in zip(one.split(split), two.split(split), strict=True):
             assert (first.name, first.captions, first.labels) == (second.name, second.captions, second.labels)
@@ -83,7 +89,7 @@ def test_what_cannot_be_used_is_counted_and_named(source, tmp_path):
     write_take(source, "dataset-2", "walk", "normal", 11).with_suffix(".json").write_text('{"content": 40, "style": 0}')
     write_take(source, "dataset-2", "walk-turn-left", "normal", 12, turn=-1.5)
     write_take(source, "dataset-2", "wave-both-hands", "normal", 13)
-    manifest = build_bandai_namco(source, tmp_path / "out", workers=1).manifest
+    manifest = build(BandaiNamco(source=source), tmp_path / "out", workers=1).manifest
     assert manifest["rejected"] == {
         "no labels": 2,
         "shorter than 16 frames": 1,
@@ -93,16 +99,30 @@ def test_what_cannot_be_used_is_counted_and_named(source, tmp_path):
         "content wave-both-hands has fewer than 5 takes": 1,
     }
     named = manifest["rejected_names"]
-    assert "the file may be truncated" in named["unreadable"][0] and "dataset-2_walk_normal_008" in named["unreadable"][0]
+    assert (
+        "the file may be truncated" in named["unreadable"][0] and "dataset-2_walk_normal_008" in named["unreadable"][0]
+    )
     assert named["shorter than 16 frames"] == ["dataset-2_walk_normal_007: 10 frames"]
     assert "content 40 is not a number of cfg/content_label.txt, which has 4" in named["no labels"][1]
     assert sum(manifest["records"].values()) == 18
 
 
 def test_command(source, tmp_path, capsys):
-    main(["bandai_namco", "--source", str(source), "--out", str(tmp_path / "out"), "--workers", "1", "--json", str(tmp_path / "x.json")])
+    main(
+        [
+            "bandai_namco",
+            "--source",
+            str(source),
+            "--out",
+            str(tmp_path / "out"),
+            "--workers",
+            "1",
+            "--json",
+            str(tmp_path / "x.json"),
+        ]
+    )
     assert f"-> {tmp_path / 'out'}" in capsys.readouterr().out
-    assert json.loads((tmp_path / "x.json").read_text()) == MotionShards(tmp_path / "out").manifest
+    assert json.loads((tmp_path / "x.json").read_text()) == MotionFolder(tmp_path / "out").manifest
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys):
@@ -118,8 +138,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys):
 def test_wholly_unreadable_source(source, tmp_path):
     for path in source.rglob("*.bvh"):
         path.write_text("HIERARCHY")
-    with pytest.raises(InputError, match=r"no usable motion for the train split; .* was not written \(rejected: 18 unreadable\)"):
-        build_bandai_namco(source, tmp_path / "out", workers=1)
+    with pytest.raises(
+        InputError, match=r"no usable motion for the train split; .* was not written \(rejected: 18 unreadable\)"
+    ):
+        build(BandaiNamco(source=source), tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
 
 
@@ -127,7 +149,7 @@ def test_source_without_label_names(source, tmp_path):
     for path in source.rglob("style_label.txt"):
         path.unlink()
     with pytest.raises(InputError, match=r"no cfg/style_label\.txt in it"):
-        build_bandai_namco(source, tmp_path / "out", workers=1)
+        build(BandaiNamco(source=source), tmp_path / "out", workers=1)
 
 
 class TestCaptions:
@@ -137,7 +159,10 @@ class TestCaptions:
                 sentences = all_captions(content, style)
                 assert len(set(sentences)) == len(sentences) >= 12
                 assert all(labels_of(sentence) == (content, style) for sentence in sentences)
-                assert all(sentence == sentence.strip() and sentence.endswith(".") and "  " not in sentence for sentence in sentences)
+                assert all(
+                    sentence == sentence.strip() and sentence.endswith(".") and "  " not in sentence
+                    for sentence in sentences
+                )
 
     def test_clips_differ(self):
         chosen = {captions("walk", "happy", f"dataset-1_walk_happy_{number:03d}") for number in range(10)}
@@ -160,7 +185,7 @@ def test_real_takes(shared, tmp_path):
         for member in archive:
             if wanted.fullmatch(member.name):
                 archive.extract(member, tmp_path / "source", filter="data")
-    shards = build_bandai_namco(tmp_path / "source", tmp_path / "out", workers=1)
+    shards = build(BandaiNamco(source=tmp_path / "source"), tmp_path / "out", workers=1)
     records = [record for split in SPLITS for record in shards.split(split)]
     assert len(records) == len(list((tmp_path / "source").rglob("*.bvh"))) > 10
     for record in records:
@@ -177,9 +202,12 @@ def test_real_takes(shared, tmp_path):
 
 def test_a_worker_that_dies_is_told(source, tmp_path):
     """A process that is killed must not leave the build waiting for ever."""
-    takes = find_takes(source, Rejections(), 5)
+
+    class Deadly(BandaiNamco):
+        filters = (die,)
+
     with pytest.raises(InputError, match="a worker process died: it ran out of memory, was killed, or"):
-        build(tmp_path / "out", takes, Rejections(), builder="test", source="made here", workers=2, check=die)
+        build(Deadly(source=source), tmp_path / "out", workers=2)
     assert not (tmp_path / "out").exists()
 
 

@@ -9,10 +9,10 @@ from scipy.signal import find_peaks
 from data_pipelines.synthetic import Spec, caption_facts, generate_corpus, synthesize
 from data_pipelines.synthetic.corpus import HELD_OUT, HELD_OUT_SEQUENCES, VARIATIONS, draw_spec
 from llamo_jax.errors import InputError
-from llamo_jax.evaluation import physical
-from llamo_jax.motion import MotionClip
+from llamo_jax.motion import MotionClip, physics
 from llamo_jax.motion import rotations as rot
 from llamo_jax.motion.skeleton import JOINT_INDEX, PARENTS
+from tests import bodies
 
 SPECS = [
     Spec((action,), (side,), speed, count)
@@ -57,7 +57,7 @@ def kick_height(clip: MotionClip, side: str) -> np.ndarray:
 def faults_of_a_body(clip: MotionClip, flying: bool) -> list[str]:
     """What no motion of a person may have."""
     faults = []
-    speeds = physical.contact_speeds(clip.joints)
+    speeds = physics.contact_speeds(clip.joints)
     if speeds.size == 0 or speeds.max() > 0.01 * clip.fps:
         faults.append(f"a standing foot slides at {100 * speeds.max(initial=np.inf) / clip.fps:.2f} cm a frame")
     lowest = clip.joints[..., 1].min(-1)
@@ -68,7 +68,10 @@ def faults_of_a_body(clip: MotionClip, flying: bool) -> list[str]:
     for side in ("left", "right"):
         knee = bend(clip, f"{side}_hip", f"{side}_knee", f"{side}_ankle")
         elbow = bend(clip, f"{side}_shoulder", f"{side}_elbow", f"{side}_wrist")
-        thigh, shin = at(clip, f"{side}_knee") - at(clip, f"{side}_hip"), at(clip, f"{side}_ankle") - at(clip, f"{side}_knee")
+        thigh, shin = (
+            at(clip, f"{side}_knee") - at(clip, f"{side}_hip"),
+            at(clip, f"{side}_ankle") - at(clip, f"{side}_knee"),
+        )
         hinge = (np.cross(thigh, shin) * clip.rotations[:, 0, :, 0]).sum(-1)
         if knee.min() < 4 or knee.max() > 140 or hinge.min() <= 0:
             way = "backwards" if hinge.min() <= 0 else "forwards"
@@ -90,7 +93,7 @@ def faults_of_an_action(clip: MotionClip) -> list[str]:
     shoulders = at(clip, "left_shoulder")[0, 1]
     raised = {s for s in ("left", "right") if at(clip, f"{s}_wrist")[:, 1].max() > shoulders + 0.12 * size}
     kicked = {s for s in ("left", "right") if kick_height(clip, s).max() > 0.25 * size}
-    turned, forward = physical.heading_change(clip.joints), physical.forward_speed(clip.joints)
+    turned, forward = bodies.heading_change(clip.joints), bodies.forward_speed(clip.joints)
     path = clip.joints[-1, 0] - clip.joints[0, 0]
     airborne = clip.joints[..., 1].min(-1) > 0.045
     flights = int((np.diff(airborne.astype(int)) == 1).sum())
@@ -174,7 +177,7 @@ def test_check_finds_faults():
         ("walk", "left"),
     ):
         one = clip(action, side)
-        assert check(moved(one.mirrored(), labels=one.labels)) != [], action
+        assert check(moved(bodies.mirrored(one), labels=one.labels)) != [], action
     assert any("ahead" in fault for fault in check(moved(clip("walk"), labels=clip("walk_backward").labels)))
     assert any("times" in fault for fault in check(moved(clip("jump"), labels={**clip("jump").labels, "count": "2"})))
     jump = wave.joints.copy()
@@ -190,7 +193,7 @@ def test_speed_words():
         for speed in ("slow", "normal", "fast"):
             clips = [synthesize(Spec((action,), (sides[0],), speed), np.random.default_rng(seed)) for seed in range(6)]
             seconds.append(np.mean([clip.seconds for clip in clips]))
-            travel.append(np.mean([np.abs(physical.travel_speed(clip.joints)) for clip in clips]))
+            travel.append(np.mean([np.abs(physics.travel_speed(clip.joints)) for clip in clips]))
         if action in ("walk", "walk_backward", "run", "sidestep"):
             assert travel[1] > 1.25 * travel[0] and travel[2] > 1.25 * travel[1], action
         else:
@@ -232,7 +235,9 @@ def test_features():
         clip = synthesize(spec, np.random.default_rng(0))
         features = clip.features()
         assert features.shape == (len(clip), 272) and np.isfinite(features).all()
-        joints, posed = (MotionClip.from_features(features, source=source).joints for source in ("positions", "rotations"))
+        joints, posed = (
+            MotionClip.from_features(features, source=source).joints for source in ("positions", "rotations")
+        )
         assert np.abs(joints - posed).max() < 1e-4
 
 
@@ -274,7 +279,8 @@ def test_corpus_is_deterministic():
         np.testing.assert_array_equal(clip.rotations, other.rotations)
     others = [clip for _, clip in generate_corpus(9, 8)]
     assert all(
-        a.joints.shape != b.joints.shape or not np.allclose(a.joints, b.joints) for (_, a), b in zip(short, others, strict=True)
+        a.joints.shape != b.joints.shape or not np.allclose(a.joints, b.joints)
+        for (_, a), b in zip(short, others, strict=True)
     )
 
 
@@ -293,7 +299,8 @@ def test_test_split_is_unseen_combinations():
     seen, unseen = ({draw_spec(rng, held_out=held_out) for _ in range(4000)} for held_out in (False, True))
     singles, pairs = ({spec for spec in seen if len(spec.actions) == n} for n in (1, 2))
     seen_single, unseen_single = (
-        {(s.actions[0], s.sides[0], s.speed, s.count) for s in group if len(s.actions) == 1} for group in (singles, unseen)
+        {(s.actions[0], s.sides[0], s.speed, s.count) for s in group if len(s.actions) == 1}
+        for group in (singles, unseen)
     )
     assert seen_single.isdisjoint(HELD_OUT) and unseen_single == HELD_OUT
     assert {s.actions for s in pairs}.isdisjoint(HELD_OUT_SEQUENCES)
@@ -302,7 +309,9 @@ def test_test_split_is_unseen_combinations():
     for action, side, speed, count in HELD_OUT:
         sides, speeds, counts, _ = VARIATIONS[action]
         assert {(action, other, speed, count) for other in sides} <= HELD_OUT
-        neighbours = {(action, side, other, count) for other in speeds} | {(action, side, speed, other) for other in counts}
+        neighbours = {(action, side, other, count) for other in speeds} | {
+            (action, side, speed, other) for other in counts
+        }
         assert neighbours - {(action, side, speed, count)} <= seen_single
     for first, second in HELD_OUT_SEQUENCES:
         assert any(s.actions[0] == first for s in pairs) and any(s.actions[1] == second for s in pairs)
@@ -315,7 +324,10 @@ def test_test_split_is_unseen_combinations():
         ((("kick",), ("both",)), "Spec of \"kick\" has side 'both'; expected one of left, right"),
         ((("kick",), ("left",), "slow"), "Spec of \"kick\" has speed 'slow'; expected one of normal, fast"),
         ((("jump",), ("none",), "normal", 4), 'Spec of "jump" has count 4; expected one of 1, 2, 3'),
-        ((("walk", "bow"), ("none", "none"), "fast"), 'two actions has speed "fast" and count 1; expected "normal" and 1'),
+        (
+            (("walk", "bow"), ("none", "none"), "fast"),
+            'two actions has speed "fast" and count 1; expected "normal" and 1',
+        ),
         ((("sit", "walk"), ("none", "none")), 'Spec has "sit" first of two actions'),
         ((("walk",), ("none", "left")), "expected one or two of both"),
     ],

@@ -5,16 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from data_pipelines.shards import MotionRecord
-from data_pipelines.statistics import Statistics
+from data_pipelines.records import MotionRecord
 from data_pipelines.windows import window_batches
 from llamo_jax.errors import InputError
 from llamo_jax.motion.representation import HEADING_DELTA, POSITIONS, ROOT_VELOCITY, VELOCITIES
-
-
-@pytest.fixture
-def plain():
-    return Statistics(np.zeros(272, np.float32), np.ones(272, np.float32))
 
 
 def record(number, frames, **labels):
@@ -27,8 +21,8 @@ def take(iterator, count):
     return [next(iterator) for _ in range(count)]
 
 
-def test_a_window_is_a_canonical_crop(plain):
-    (batch,) = take(iter(window_batches([record(1, 200)], plain, rows=8, frames=16)), 1)
+def test_a_window_is_canonical():
+    (batch,) = take(iter(window_batches([record(1, 200)], rows=8, frames=16)), 1)
     assert batch["features"].shape == (8, 16, 272) and batch["features"].dtype == np.float32
     assert batch["mask"].dtype == np.float32 and (batch["mask"] == 1).all()
     starts = set()
@@ -41,52 +35,32 @@ def test_a_window_is_a_canonical_crop(plain):
     assert len(starts) > 3 and min(starts) >= 0 and max(starts) <= 200 - 16
 
 
-def test_short_motions_are_padded(plain):
-    (batch,) = take(iter(window_batches([record(1, 5)], plain, rows=2, frames=8)), 1)
+def test_short_motions_are_padded():
+    (batch,) = take(iter(window_batches([record(1, 5)], rows=2, frames=8)), 1)
     np.testing.assert_array_equal(batch["mask"], [[1, 1, 1, 1, 1, 0, 0, 0]] * 2)
     assert (batch["features"][:, 5:] == 0).all() and (batch["features"][:, 4, POSITIONS] != 0).all()
 
 
-def test_normalised_after_cropping_and_clipped():
-    statistics = Statistics(np.full(272, 0.5, np.float32), np.full(272, 0.01, np.float32))
-    (batch,) = take(iter(window_batches([record(1, 20)], statistics, rows=1, frames=20)), 1)
-    window = batch["features"][0]
-    np.testing.assert_allclose(window[0, VELOCITIES], -30)  # (0 - 0.5) / 0.01, clipped: a zero velocity is normalised too
-    assert window.max() == 30
-
-
-def test_resumes_exactly(plain):
+def test_resumes_exactly():
     records = [record(number, 30 + number) for number in range(10)]
-    iterator = iter(window_batches(records, plain, rows=4, frames=16, seed=3))
+    iterator = iter(window_batches(records, rows=4, frames=16, seed=3))
     take(iterator, 5)  # amid the second epoch
     state = json.loads(json.dumps(iterator.get_state()))
     expected = take(iterator, 5)
-    resumed = iter(window_batches(records, plain, rows=4, frames=16, seed=3))
+    resumed = iter(window_batches(records, rows=4, frames=16, seed=3))
     resumed.set_state(state)
     for first, second in zip(expected, take(resumed, 5), strict=True):
         np.testing.assert_array_equal(first["features"], second["features"])
 
 
-def test_every_record_once_an_epoch_and_hosts_apart(plain):
+def test_every_record_once_an_epoch():
     records = [record(number, 16) for number in range(12)]
-
-    def numbers(index, count, batches):
-        iterator = iter(window_batches(records, plain, rows=2, frames=16, process_index=index, process_count=count))
-        return sorted(round(float(row[0, POSITIONS.start])) for batch in take(iterator, batches) for row in batch["features"])
-
-    assert numbers(0, 1, 6) == list(range(12))
-    assert sorted(numbers(0, 2, 3) + numbers(1, 2, 3)) == list(range(12))
+    batches = take(iter(window_batches(records, rows=2, frames=16)), 6)
+    assert sorted(round(float(row[0, POSITIONS.start])) for batch in batches for row in batch["features"]) == list(
+        range(12)
+    )
 
 
-def test_balanced(plain):
-    records = [record(number, 16, content="walk" if number < 18 else "run") for number in range(20)]
-    iterator = iter(window_batches(records, plain, rows=20, frames=16, balance_by="content"))
-    runs = sum(float(row[0, POSITIONS.start]) >= 18 for batch in take(iterator, 20) for row in batch["features"])
-    assert runs / 400 == pytest.approx(2**0.5 / (2**0.5 + 18**0.5), abs=0.03)
-
-
-def test_bad_input(plain):
+def test_bad_input():
     with pytest.raises(InputError, match="there are no motions to draw windows from"):
-        window_batches([], plain, rows=1)
-    with pytest.raises(InputError, match='record "clip1" has no label "style" to balance by; it has none'):
-        window_batches([record(1, 16)], plain, rows=1, balance_by="style")
+        window_batches([], rows=1)

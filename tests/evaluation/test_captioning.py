@@ -14,9 +14,19 @@ def classify(caption: str) -> dict[str, str]:
 def test_labels_and_exact_matches_are_counted():
     figures = caption_accuracy(
         ["A  person walks tiredly.", "a person runs", "a person mumbles", "a person waves"],
-        [{"content": "walk", "style": "tired"}, {"content": "walk", "style": "tired"}, {"content": "run"}, {"content": "wave"}],
+        [
+            {"content": "walk", "style": "tired"},
+            {"content": "walk", "style": "tired"},
+            {"content": "run"},
+            {"content": "wave"},
+        ],
         classify,
-        references=[["someone walks", "a person walks, tiredly"], ["a person walks"], ["a person runs"], ["a person waves", "x"]],
+        references=[
+            ["someone walks", "a person walks, tiredly"],
+            ["a person walks"],
+            ["a person runs"],
+            ["a person waves", "x"],
+        ],
     )
     assert figures["content"] == 2 / 4
     assert figures["style"] == 1 / 2  # two of the clips have a style
@@ -35,7 +45,9 @@ def test_labels_that_captions_do_not_speak_of_are_left_out():
 
 
 def test_a_motion_without_a_scored_label_is_neither_right_nor_wrong():
-    figures = caption_accuracy(["a person runs", "?"], [{"content": "walk"}, {"take": "8"}], classify, label_names=("content",))
+    figures = caption_accuracy(
+        ["a person runs", "?"], [{"content": "walk"}, {"take": "8"}], classify, label_names=("content",)
+    )
     assert figures == {"content": 0.0, "all_labels": 0.0}
 
 

@@ -1,13 +1,15 @@
 import dataclasses
 
-import bodies
 import numpy as np
 import pytest
 import scipy.linalg
 
 from llamo_jax.errors import InputError
-from llamo_jax.evaluation.generation import evaluate_generation, frechet_distance, named_hand, wrong_hand
+from llamo_jax.evaluation.figure import Figure
+from llamo_jax.evaluation.generation import Generation, frechet_distance, named_hand, wrong_hand
+from llamo_jax.evaluation.suite import Held
 from llamo_jax.motion.skeleton import JOINT_INDEX
+from tests import bodies
 
 
 @dataclasses.dataclass
@@ -63,44 +65,70 @@ def examples(frames=48):
         ("walk", "walk"),
         ("left hand up", "wave-left-hand"),
     ]
-    return [Example(bodies.clip(perform(text, frames, 1.0)).features(), (text,), {"content": label}) for text, label in rows]
+    return [
+        Example(bodies.clip(perform(text, frames, 1.0)).features(), (text,), {"content": label}) for text, label in rows
+    ]
+
+
+def measure(actor, held, recogniser, **options) -> tuple[dict[str, Figure], Generation]:
+    generation = Generation(recogniser, **options)
+    return {figure.name: figure for figure in generation.run(actor, Held(held))}, generation
 
 
 def test_an_obedient_model():
     actor = Actor()
-    result = evaluate_generation(actor, examples(), Height(), batch_size=3, long_count=2, long_seconds=3.0, progress=False, guidance=2.5)
-    figures = result.figures
-    assert figures["clips"] == 4
-    assert figures["accuracy_content"] == figures["accuracy_content_real"] == 1.0
-    assert (figures["hand_clips"], figures["wrong_hand"], figures["wrong_hand_real"]) == (3, 0, 0)
-    assert figures["walk_speed"] == pytest.approx(0.5)
-    assert figures["walk_speed_real"] == pytest.approx(1.0)
-    assert figures["walk_speed_ratio"] == pytest.approx(0.5)
-    assert figures["exit_error_tokens"] == 2  # 10 tokens instead of 12
-    assert figures["exit_bias_tokens"] == -2
-    assert figures["exit_error_tokens_constant"] == 0
-    assert figures["disagreement_mm"] >= 0
+    options = {"batch_size": 3, "long_count": 2, "long_seconds": 3.0, "settings": {"guidance": 2.5}}
+    figures, generation = measure(actor, examples(), Height(), **options)
+    assert {figure.group for figure in figures.values()} == {"Text-to-motion, 4 held-out captions"}
+    content = figures["Recognised content of generated"]
+    assert content.value == content.control == 100
+    wrong = figures["Wrong hand"]
+    assert (wrong.unit, wrong.value, wrong.control) == ("of 3", 0, 0)
+    walking = figures["Walking speed"]
+    assert walking.value == pytest.approx(0.5) and walking.control == pytest.approx(1.0)
+    exits = figures["Exit error"]
+    assert (exits.value, exits.control, exits.unit) == (2, 0, "latents")  # 10 latents instead of 12
+    assert "bias -2.0" in exits.note
+    assert figures["Positions against rotations"].value >= 0
     # Batches of one shape, each with its own seed; the long ones ignore the exit head.
-    assert actor.calls == [(3, 0, None, {"guidance": 2.5}), (3, 1, None, {"guidance": 2.5}), (2, 0, 3.0, {"guidance": 2.5})]
-    assert [len(clip) for clip in result.long] == [90, 90]
-    assert [row["content"] for row in result.recognised] == [e.labels["content"] for e in examples()]
-    assert result.prompts == [e.captions[0] for e in examples()]
+    assert actor.calls == [
+        (3, 0, None, {"guidance": 2.5}),
+        (3, 1, None, {"guidance": 2.5}),
+        (2, 0, 3.0, {"guidance": 2.5}),
+    ]
+    made = generation.generated
+    assert [len(clip) for clip in made.long] == [90, 90] and len(made.clips) == 4
+    assert [row["content"] for row in made.recognised] == [e.labels["content"] for e in examples()]
+    assert Held(examples()).prompts == [e.captions[0] for e in examples()]
 
 
 def test_without_a_recogniser_everything_else_is_measured():
-    result = evaluate_generation(Actor(), examples(), None, long_count=1, long_seconds=1.0, progress=False)
-    judged = evaluate_generation(Actor(), examples(), Height(), long_count=1, long_seconds=1.0, progress=False)
-    left_out = set(judged.figures) - set(result.figures)
-    assert left_out == {"accuracy_content", "accuracy_content_real", "frechet", "frechet_halves"}
-    assert result.recognised == [{}] * 4
-    np.testing.assert_equal({name: judged.figures[name] for name in result.figures}, result.figures)
+    plain, generation = measure(Actor(), examples(), None, long_count=1, long_seconds=1.0)
+    judged, _ = measure(Actor(), examples(), Height(), long_count=1, long_seconds=1.0)
+    assert set(judged) - set(plain) == {"Recognised content of generated", "Frechet distance"}
+    assert generation.generated.recognised == [{}] * 4
+    assert {name: judged[name] for name in plain} == plain
 
 
 def test_a_swapped_hand_is_counted():
     actor = Actor(confused=("wave the left hand",))
-    result = evaluate_generation(actor, examples(), Height(), long_count=1, long_seconds=1.0, progress=False)
-    assert (result.figures["wrong_hand"], result.figures["hand_clips"], result.figures["wrong_hand_real"]) == (1, 3, 0)
-    assert result.figures["accuracy_content"] == 0.75
+    figures, _ = measure(actor, examples(), Height(), long_count=1, long_seconds=1.0)
+    assert (figures["Wrong hand"].value, figures["Wrong hand"].unit, figures["Wrong hand"].control) == (1, "of 3", 0)
+    assert figures["Recognised content of generated"].value == 75
+
+
+def test_combinations_that_training_never_saw_are_judged_apart():
+    held = [dataclasses.replace(e, labels={"action": e.labels["content"]}) for e in examples()]
+    held[0].labels["combination"] = held[3].labels["combination"] = "unseen"
+
+    class Actions(Height):
+        classes = {"action": Height.classes["content"]}  # noqa: RUF012
+
+        def predict(self, features):
+            return {"action": [self._content(f) for f in features]}
+
+    figures, _ = measure(Actor(confused=("wave the left hand",)), held, Actions(), long_count=1, long_seconds=1.0)
+    assert figures["Recognised action, unseen combinations"].value == 50
 
 
 def test_freezes_and_explosions_are_counted_in_the_long_generations():
@@ -110,22 +138,26 @@ def test_freezes_and_explosions_are_counted_in_the_long_generations():
             if seconds:
                 burst = bodies.standing(90)
                 burst[45:, :, 0] += 2.0
-                clips = [bodies.clip(burst), bodies.clip(bodies.sliding(90, (0, 0, 0.2))), bodies.clip(bodies.standing(90)), *clips[3:]]
+                clips = [
+                    bodies.clip(burst),
+                    bodies.clip(bodies.sliding(90, (0, 0, 0.2))),
+                    bodies.clip(bodies.standing(90)),
+                    *clips[3:],
+                ]
             return clips
 
-    figures = evaluate_generation(Wild(), examples(), Height(), long_seconds=3.0, progress=False).figures
-    assert (figures["long_clips"], figures["long_exploded"]) == (4, 1)
-    assert figures["long_frozen"] == 1 + 0  # the second's jump breaks its stillness, the fourth waves
+    figures, _ = measure(Wild(), examples(), Height(), long_seconds=3.0)
+    assert figures["Exploded"].value == 1 and figures["Exploded"].unit == "of 4 of 3 s"
+    assert figures["Frozen"].value == 1  # the second's jump breaks its stillness, the fourth waves
 
 
 def test_only_whole_examples_short_enough_to_generate_have_a_length():
     cut = [dataclasses.replace(e, complete=i > 0) for i, e in enumerate(examples())]
     cut[1] = dataclasses.replace(cut[1], features=np.concatenate([cut[1].features] * 3))  # 4.8 s
-    figures = evaluate_generation(Actor(), cut, Height(), max_seconds=3.0, long_seconds=1.0, progress=False).figures
-    assert figures["exit_clips"] == 2
-    figures = evaluate_generation(Actor(), cut[:1], Height(), long_seconds=1.0, progress=False).figures
-    assert figures["exit_clips"] == 0
-    assert "exit_error_tokens" not in figures
+    figures, _ = measure(Actor(), cut, Height(), max_seconds=3.0, long_seconds=1.0)
+    assert figures["Exit error"].note.startswith("2 clips")
+    figures, _ = measure(Actor(), cut[:1], Height(), long_seconds=1.0)
+    assert "Exit error" not in figures
 
 
 @pytest.mark.parametrize(
@@ -172,6 +204,6 @@ def test_frechet_distance_of_shifted_and_of_singular_sets():
 
 def test_bad_input_is_named():
     with pytest.raises(InputError, match="no examples"):
-        evaluate_generation(Actor(), [], Height(), progress=False)
+        Held([])
     with pytest.raises(InputError, match='example 0 \\("x"\\) has no captions'):
-        evaluate_generation(Actor(), [Example(np.zeros((4, 272)), (), {}, name="x")], Height(), progress=False)
+        Held([Example(np.zeros((4, 272)), (), {}, name="x")])

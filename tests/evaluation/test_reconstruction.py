@@ -1,4 +1,3 @@
-import bodies
 import numpy as np
 import pytest
 
@@ -7,6 +6,7 @@ from llamo_jax.evaluation.reconstruction import evaluate_reconstruction
 from llamo_jax.motion import rotations as rot
 from llamo_jax.motion.representation import POSITIONS, ROOT_VELOCITY, encode
 from llamo_jax.motion.skeleton import JOINT_INDEX
+from tests import bodies
 
 
 def features(joints: np.ndarray, rotations: np.ndarray | None = None) -> np.ndarray:
@@ -67,7 +67,10 @@ def test_skating_is_measured_on_the_contacts_of_the_original():
 
 def test_jerk_ratio():
     path = np.random.default_rng(0).normal(0, 0.01, (40, 1, 1)) * [1.0, 0, 0]
-    original, double = features(bodies.standing(40) + path - path[0]), features(bodies.standing(40) + 2 * (path - path[0]))
+    original, double = (
+        features(bodies.standing(40) + path - path[0]),
+        features(bodies.standing(40) + 2 * (path - path[0])),
+    )
     assert evaluate_reconstruction([original], [double])["jerk_ratio"] == pytest.approx(2)
 
 

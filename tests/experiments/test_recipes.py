@@ -17,5 +17,7 @@ def test_back_from_json_is_identical(name: str) -> None:
 
 
 def test_an_unknown_recipe_is_told() -> None:
-    with pytest.raises(InputError, match='recipe "huge" does not exist; expected one of demo, recordings, bandai_namco'):
+    with pytest.raises(
+        InputError, match='recipe "huge" does not exist; expected one of demo, recordings, bandai_namco'
+    ):
         recipe_named("huge")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from llamo_jax.model import Llamo
 from llamo_jax.motion import MotionClip
+from llamo_jax.pretrained import Llamo
 
 
 def test_streamed_is_at_once(model: Llamo) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig
 from llamo_jax.models import llamo
-from llamo_jax.models.layers import init
+from llamo_jax.models.declaration import init
 
 SMALL = LlamoConfig(
     LLMConfig(vocab_size=40, width=16, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8, ffn_width=24),
@@ -22,9 +22,9 @@ def config() -> LlamoConfig:
 
 @pytest.fixture(scope="session")
 def params(config: LlamoConfig) -> dict:
-    text = init(lambda rngs: llamo.LLM(rngs, config.text), jax.random.key(0))
+    text = init(llamo.LLM, config.text, jax.random.key(0))
     params = {"text": text, **llamo.init_motion(config, jax.random.key(1), text)}
     # Zero-initialised layers would hide errors behind them.
     keys = iter(jax.random.split(jax.random.key(2), 100))
-    nonzero = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), params["flow"])
-    return {**params, "flow": nonzero}
+    nonzero = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), params["flow_head"])
+    return {**params, "flow_head": nonzero}

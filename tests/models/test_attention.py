@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from llamo_jax.config import LLMConfig, RopeScaling
-from llamo_jax.models.attention import attention, causal_mask, rope, rope_frequencies
+from llamo_jax.models.attention import Places, Plan, attend, plan, rope_frequencies, rotary, rotate
+
+
+def mask_of(places: Places, window: int | None = None) -> np.ndarray:
+    return plan(places, places, window=window).mask[0]
 
 
 def test_mask_of_two_streams_with_two_samples_and_padding() -> None:
@@ -22,7 +26,7 @@ def test_mask_of_two_streams_with_two_samples_and_padding() -> None:
         [1, 1, 0, 0, 1, 1, 0],
         [0, 0, 1, 0, 0, 0, 1],
     ]
-    np.testing.assert_array_equal(causal_mask(positions, positions, segments, segments)[0], np.array(expected, bool))
+    np.testing.assert_array_equal(mask_of(Places(positions, segments)), np.array(expected, bool))
 
 
 def test_text_after_motion_sees_the_motion() -> None:
@@ -30,26 +34,34 @@ def test_text_after_motion_sees_the_motion() -> None:
     positions = jnp.array([[0, 3, 1, 2]])
     segments = jnp.ones_like(positions)
     expected = [[1, 0, 0, 0], [1, 1, 1, 1], [1, 0, 1, 0], [1, 0, 1, 1]]
-    np.testing.assert_array_equal(causal_mask(positions, positions, segments, segments)[0], np.array(expected, bool))
+    np.testing.assert_array_equal(mask_of(Places(positions, segments)), np.array(expected, bool))
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_attention_is_softmax_attention_with_grouped_heads(kv_heads: int) -> None:
     keys = jax.random.split(jax.random.key(0), 4)
-    q = jax.random.normal(keys[0], (2, 5, 4, 8))
-    k, v = (jax.random.normal(key, (2, 7, kv_heads, 8)) for key in keys[1:3])
+    q = jax.random.normal(keys[0], (2, 4, 5, 8))
+    k, v = (jax.random.normal(key, (2, kv_heads, 7, 8)) for key in keys[1:3])
     mask = jax.random.bernoulli(keys[3], 0.6, (2, 5, 7)).at[..., 0].set(True)
-    expected = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
-    np.testing.assert_allclose(attention(q, k, v, mask), expected, atol=1e-6)
+    expected = jax.nn.dot_product_attention(*(jnp.moveaxis(x, 1, 2) for x in (q, k, v)), mask=mask[:, None])
+    np.testing.assert_allclose(attend(Plan(mask), q, k, v), jnp.moveaxis(expected, 1, 2), atol=1e-6)
+
+
+def test_a_window_hides_what_is_further_back() -> None:
+    places = Places(jnp.array([[0, 1, 2, 3]]), jnp.ones((1, 4), jnp.int32))
+    expected = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    np.testing.assert_array_equal(mask_of(places, window=2), np.array(expected, bool))
 
 
 def test_rope_scores_depend_on_distance_only() -> None:
     config = LLMConfig(10, 8, 1, 1, 1, 8, 8)
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
-    frequencies = rope_frequencies(config)
+
+    def turned(x: jnp.ndarray, position: int) -> jnp.ndarray:
+        return rotate(rotary(jnp.array([[position]]), config, jnp.float32), x)
 
     def score(i: int, j: int) -> float:
-        return float((rope(q, jnp.array([[i]]), frequencies) * rope(k, jnp.array([[j]]), frequencies)).sum())
+        return float((turned(q, i) * turned(k, j)).sum())
 
     assert score(9, 4) == pytest.approx(score(25, 20), abs=1e-5)
     assert score(9, 4) != pytest.approx(score(9, 5), abs=1e-3)
@@ -57,7 +69,9 @@ def test_rope_scores_depend_on_distance_only() -> None:
 
 def test_llama3_scaling_keeps_high_frequencies_and_divides_low_ones() -> None:
     plain = rope_frequencies(LLMConfig(10, 8, 1, 1, 1, 64, 8, rope_theta=5e5))
-    scaled = rope_frequencies(LLMConfig(10, 8, 1, 1, 1, 64, 8, rope_theta=5e5, rope_scaling=RopeScaling("llama3", 32.0)))
+    scaled = rope_frequencies(
+        LLMConfig(10, 8, 1, 1, 1, 64, 8, rope_theta=5e5, rope_scaling=RopeScaling("llama3", 32.0))
+    )
     assert scaled[0] == plain[0]
     assert scaled[-1] == pytest.approx(plain[-1] / 32, rel=1e-6)
     assert np.all(np.diff(scaled) < 0)

@@ -1,46 +1,55 @@
-"""Equalities of the model: packed = unpacked, cached = whole, text-only = the plain LLM, gradients only where something trains."""
+"""Equalities of the model: packed = unpacked, cached = whole, text-only = the plain LLM, gradients only where something
+trains."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llamo_jax.batch import Batch, MotionRows, TextRows
 from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig
 from llamo_jax.models import flow, llamo, mot
+from llamo_jax.models.attention import Places
 from llamo_jax.models.cache import KVCache
+from llamo_jax.solvers import SOLVERS
 
 # Compiled whole: run operation by operation, each would compile on its own.
-hidden = jax.jit(llamo.hidden, static_argnames=("config", "text_first", "remat"))
+hidden = jax.jit(llamo.hidden, static_argnames=("config", "text_first"))
 text_step = jax.jit(llamo.text_step, static_argnames="config")
 motion_step = jax.jit(llamo.motion_step, static_argnames="config")
 text_logits = jax.jit(llamo.text_logits, static_argnames="config")
-sample_flow = jax.jit(flow.sample, static_argnames=("solver", "steps"))
-velocity = jax.jit(lambda head, x, condition, t: flow.velocity(head, x, flow.modulations(head, condition, t)))
+sample_flow = jax.jit(flow.sample, static_argnames="solver")
+velocity = jax.jit(
+    lambda head, x, condition, t: flow.velocity(head, x, flow.modulations(head, condition, flow.embed_time(head, t)))
+)
 
 
-def sample(seed: int, prefix: int, motion: int, suffix: int, config: LlamoConfig, segment: int = 1) -> dict[str, np.ndarray]:
-    """One sample: `prefix` text tokens, a motion of `motion` latents, `suffix` text tokens (the first of them [EOM])."""
+def sample(seed: int, prefix: int, motion: int, suffix: int, config: LlamoConfig, segment: int = 1) -> Batch:
+    """One sample: `prefix` text tokens, a motion of `motion` latents, `suffix` text tokens (the first of them
+    [EOM])."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(3, config.text.vocab_size, prefix + suffix)
     if suffix:
         tokens[prefix] = config.text.eom_id
     slots = motion + 1
-    return {
-        "text_tokens": tokens.astype(np.int32),
-        "text_positions": np.r_[:prefix, prefix + slots : prefix + slots + suffix].astype(np.int32),
-        "text_segments": np.full(prefix + suffix, segment, np.int32),
-        "motion_latents": np.r_[rng.normal(size=(motion, config.latent_channels)), np.zeros((1, config.latent_channels))].astype(
-            np.float32
-        ),
-        "motion_start": np.arange(slots) == 0,
-        "motion_positions": (prefix + np.arange(slots)).astype(np.int32),
-        "motion_segments": np.full(slots, segment, np.int32),
-    }
+    latents = np.r_[rng.normal(size=(motion, config.latent_channels)), np.zeros((1, config.latent_channels))]
+    text = TextRows(
+        tokens=tokens.astype(np.int32),
+        positions=np.r_[:prefix, prefix + slots : prefix + slots + suffix].astype(np.int32),
+        segments=np.full(prefix + suffix, segment, np.int32),
+    )
+    rows = MotionRows(
+        latents=latents.astype(np.float32),
+        start=np.arange(slots) == 0,
+        positions=(prefix + np.arange(slots)).astype(np.int32),
+        segments=np.full(slots, segment, np.int32),
+    )
+    return Batch(text, rows)
 
 
-def rows(*samples: dict[str, np.ndarray]) -> dict[str, jnp.ndarray]:
+def rows(*samples: Batch) -> Batch:
     """Several samples behind each other in one row."""
-    return {name: jnp.asarray(np.concatenate([s[name] for s in samples]))[None] for name in samples[0]}
+    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts))[None], *samples)
 
 
 def test_packed_is_unpacked(config: LlamoConfig, params: dict) -> None:
@@ -50,12 +59,14 @@ def test_packed_is_unpacked(config: LlamoConfig, params: dict) -> None:
         text_alone, motion_alone = hidden(params, config, rows(alone))
         start_text, start_motion = (0, 0) if index == 0 else (9, 4)
         np.testing.assert_allclose(text[:, start_text : start_text + text_alone.shape[1]], text_alone, atol=1e-5)
-        np.testing.assert_allclose(motion[:, start_motion : start_motion + motion_alone.shape[1]], motion_alone, atol=1e-5)
+        np.testing.assert_allclose(
+            motion[:, start_motion : start_motion + motion_alone.shape[1]], motion_alone, atol=1e-5
+        )
 
 
 def test_padding_changes_nothing(config: LlamoConfig, params: dict) -> None:
     alone = sample(0, 4, 3, 5, config)
-    padding = {name: np.zeros_like(np.concatenate([value, value])) for name, value in alone.items()}
+    padding = jax.tree.map(lambda array: np.zeros_like(np.concatenate([array, array])), alone)
     text, motion = hidden(params, config, rows(alone, padding))
     text_alone, motion_alone = hidden(params, config, rows(alone))
     np.testing.assert_allclose(text[:, :9], text_alone, atol=1e-5)
@@ -68,26 +79,44 @@ def test_cached_is_whole(config: LlamoConfig, params: dict) -> None:
     text, motion = hidden(params, config, whole)
     unstacked = llamo.decoding_params(params)
     cache = KVCache.empty(config.text, 1, 20)
-    ones = jnp.ones((1, 4), jnp.int32)
-    before, cache = text_step(unstacked, config, whole["text_tokens"][:, :4], whole["text_positions"][:, :4], ones, cache)
+
+    def places(stream: TextRows | MotionRows, start: int, stop: int) -> Places:
+        return Places(stream.positions[:, start:stop], stream.segments[:, start:stop])
+
+    before, cache = text_step(unstacked, config, whole.text.tokens[:, :4], places(whole.text, 0, 4), cache)
     np.testing.assert_allclose(before, text[:, :4], atol=1e-5)
     for slot in range(4):
-        inputs = whole["motion_latents"][:, slot - 1 : slot] if slot else jnp.zeros((1, 1, config.latent_channels))
-        h, cache = motion_step(
-            unstacked, config, inputs, jnp.array([[slot == 0]]), whole["motion_positions"][:, slot : slot + 1], ones[:, :1], cache
-        )
+        inputs = whole.motion.latents[:, slot - 1 : slot] if slot else jnp.zeros((1, 1, config.latent_channels))
+        start = jnp.array([[slot == 0]])
+        h, cache = motion_step(unstacked, config, inputs, start, places(whole.motion, slot, slot + 1), cache)
         np.testing.assert_allclose(h[:, 0], motion[:, slot], atol=1e-5)
-    after, cache = text_step(
-        unstacked, config, whole["text_tokens"][:, 4:], whole["text_positions"][:, 4:], jnp.ones((1, 5), jnp.int32), cache
-    )
+    after, cache = text_step(unstacked, config, whole.text.tokens[:, 4:], places(whole.text, 4, 9), cache)
     np.testing.assert_allclose(after, text[:, 4:], atol=1e-5)
-    assert int(cache.cursor) == 13
+    assert cache.cursor.tolist() == [13]
+
+
+def test_each_row_of_a_cache_fills_its_own_slots(config: LlamoConfig) -> None:
+    cache = KVCache.empty(config.text, 2, 4)
+    segments = jnp.array([[1, 1, 1], [1, 0, 0]])
+    cache, slots = cache.advance(Places(jnp.array([[0, 1, 2], [0, 9, 9]]), segments))
+    assert slots.tolist() == [[0, 1, 2], [0, 1, 2]] and cache.cursor.tolist() == [3, 1]
+    cache, slots = cache.advance(Places(jnp.array([[3, 4], [1, 2]]), jnp.ones((2, 2), jnp.int32)))
+    assert slots.tolist() == [[3, 4], [1, 2]]
+    # The second row wrote over its padding; what is behind the last slot of the first row is lost and does no harm.
+    assert cache.places.positions.tolist() == [[0, 1, 2, 3], [0, 1, 2, 0]]
+    assert cache.places.segments.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    new = jnp.arange(2 * 2 * 2 * 8, dtype=jnp.float32).reshape(2, 2, 2, 8)
+    written = cache.write(1, slots, new, -new)
+    np.testing.assert_array_equal(written.k[1][1][:, 1:3], new[1])
+    np.testing.assert_array_equal(written.v[1][0][:, 3], -new[0][:, 0])
+    assert not np.any(np.asarray(written.k[0])) and not np.any(np.asarray(written.k[1][0][:, :3]))
 
 
 def test_later_slots_change_nothing_before_them(config: LlamoConfig, params: dict) -> None:
     whole = rows(sample(0, 4, 6, 0, config))
     _, before = hidden(params, config, whole)
-    changed = whole | {"motion_latents": whole["motion_latents"].at[:, 3].add(1.0)}
+    motion = whole.motion._replace(latents=whole.motion.latents.at[:, 3].add(1.0))
+    changed = whole._replace(motion=motion)
     _, after = hidden(params, config, changed)
     # The latent of slot 3 is first an input at slot 4.
     np.testing.assert_array_equal(before[:, :4], after[:, :4])
@@ -99,8 +128,8 @@ def test_text_alone_is_the_plain_llm_bitwise(config: LlamoConfig, params: dict) 
     plain = text_logits(params["text"], config.text, tokens)
     other = llamo.init_motion(config, jax.random.key(9), params["text"])
     positions = jnp.broadcast_to(jnp.arange(9), (2, 9))
-    batch = {"text_tokens": tokens, "text_positions": positions, "text_segments": jnp.ones_like(positions)}
-    for motion_side in (params, other):
+    batch = Batch(TextRows(tokens, positions, jnp.ones_like(positions)))
+    for motion_side in (params, other, {}):
         h, none = hidden({**motion_side, "text": params["text"]}, config, batch)
         np.testing.assert_array_equal(llamo.lm_head(params["text"], h), plain)
         assert none is None
@@ -117,21 +146,18 @@ def test_stopping_the_text_changes_no_motion_gradient(config: LlamoConfig, param
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), stopped, full)
 
 
-def test_remat_changes_no_gradient(config: LlamoConfig, params: dict) -> None:
-    batch = rows(sample(0, 4, 3, 5, config))
-
-    def loss(motion: dict, remat: bool) -> jnp.ndarray:
-        text, h = hidden({**params, "motion": motion}, config, batch, remat=remat)
-        return jnp.square(h).sum() + jnp.square(text).sum()
-
-    with_remat, without = (jax.jit(jax.grad(loss), static_argnums=1)(params["motion"], remat) for remat in (True, False))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), with_remat, without)
-
-
 def test_unstacked_layers_are_the_stacked_ones(params: dict) -> None:
     layers = mot.unstack(params["text"]["layers"])
     assert len(layers) == 3
-    np.testing.assert_array_equal(layers[2]["attn"]["q"], params["text"]["layers"]["attn"]["q"][2])
+    weight = params["text"]["layers"]["attn"]["q"]["weight"]
+    np.testing.assert_array_equal(layers[2]["attn"]["q"]["weight"], weight[2])
+
+
+def test_unrolled_is_scanned(config: LlamoConfig, params: dict) -> None:
+    batch = rows(sample(0, 4, 3, 5, config))
+    both = (hidden(tree, config, batch) for tree in (params, llamo.decoding_params(params)))
+    for scanned, unrolled in zip(*both, strict=True):
+        np.testing.assert_allclose(unrolled, scanned, atol=1e-5)
 
 
 def test_equal_towers_start_as_a_copy(params: dict) -> None:
@@ -142,9 +168,17 @@ def test_equal_towers_start_as_a_copy(params: dict) -> None:
     jax.tree.map(np.testing.assert_array_equal, motion["motion"]["layers"], params["text"]["layers"])
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_tableau_is_consistent_and_explicit(solver: str) -> None:
+    nodes, stages, weights = SOLVERS[solver]
+    assert len(nodes) == len(stages) == len(weights) and sum(weights) == pytest.approx(1)
+    assert [len(before) for before in stages] == list(range(len(stages)))
+    assert [sum(before) for before in stages] == pytest.approx(list(nodes))
+
+
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "heun"])
 def test_hoisted_sampling_is_the_plain_loop(config: LlamoConfig, params: dict, solver: str) -> None:
-    head = params["flow"]
+    head = params["flow_head"]
     condition, unconditional = jax.random.normal(jax.random.key(0), (2, 3, config.motion.width))
     noise = jax.random.normal(jax.random.key(1), (3, config.latent_channels))
 
@@ -161,16 +195,19 @@ def test_hoisted_sampling_is_the_plain_loop(config: LlamoConfig, params: dict, s
         elif solver == "heun":
             first = (first + v(x + dt * first, t + dt)) / 2
         x = x + dt * first
-    sampled = sample_flow(head, condition, noise, solver=solver, steps=6, guidance=1.7, unconditional=unconditional)
+    conditions = jnp.stack([condition, unconditional])
+    times = flow.schedule(head, solver=solver, steps=6)
+    sampled = sample_flow(head, conditions, noise, times, solver=solver, guidance=1.7)
     np.testing.assert_allclose(sampled, x, atol=1e-5)
 
 
 def test_straight_flow_is_exact_in_one_step(config: LlamoConfig, params: dict) -> None:
     # A head whose velocity is a constant u transports noise to noise + u, whatever the steps.
-    zero = jax.tree.map(jnp.zeros_like, params["flow"])
+    zero = jax.tree.map(jnp.zeros_like, params["flow_head"])
     u = jnp.arange(5.0)
     head = {**zero, "output": {**zero["output"], "bias": u}}
     noise = jax.random.normal(jax.random.key(0), (2, 5))
     for steps in (1, 4):
-        sampled = sample_flow(head, jnp.zeros((2, config.motion.width)), noise, solver="euler", steps=steps)
+        times = flow.schedule(head, solver="euler", steps=steps)
+        sampled = sample_flow(head, jnp.zeros((1, 2, config.motion.width)), noise, times, solver="euler")
         np.testing.assert_allclose(sampled, noise + u, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 
 from llamo_jax.config import MotionVAEConfig
 from llamo_jax.models import motion_vae
-from llamo_jax.models.layers import init
+from llamo_jax.models.declaration import init
 
 CONFIG = MotionVAEConfig(width=16, latent_channels=6)
 TAE = MotionVAEConfig(width=16, latent_channels=6, activation="relu", upsampling="nearest")
@@ -18,7 +18,7 @@ decode = jax.jit(motion_vae.decode, static_argnames="config")
 
 @pytest.fixture(scope="module")
 def params() -> dict:
-    return init(lambda rngs: motion_vae.MotionVAE(rngs, CONFIG), jax.random.key(0))
+    return init(motion_vae.MotionVAE, CONFIG, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,9 @@ def test_streamed_encoding_is_encoding_at_once(params: dict, features: jnp.ndarr
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("linear", [1, 2, 3, 4, 6, 8]), ("nearest", [2, 2, 4, 4, 8, 8])])
-def test_upsampling_interpolates_between_the_previous_and_the_present_or_repeats(kind: str, expected: list[int]) -> None:
+def test_upsampling_interpolates_between_the_previous_and_the_present_or_repeats(
+    kind: str, expected: list[int]
+) -> None:
     run = motion_vae._Causal(MotionVAEConfig(upsampling=kind), None)
     x = jnp.array([[[2.0], [4.0], [8.0]]])
     np.testing.assert_array_equal(run.upsample("u", x)[0, :, 0], expected)

@@ -9,7 +9,8 @@ from llamo_jax.motion.skeleton import JOINT_INDEX, NUM_JOINTS
 
 
 def make_walk(frames: int = 60, fps: float = 30.0, heading: float = 0.0, turn: float = 0.0) -> MotionClip:
-    """A stylised walk at 1.2 m/s: legs and arms swing, knees bend; it starts towards `heading`, turns by `turn` (radians to the left)."""
+    """A stylised walk at 1.2 m/s: legs and arms swing, knees bend; it starts towards `heading`, turns by `turn`
+    (radians to the left)."""
     time = np.arange(frames) / fps
     vectors = np.zeros((frames, NUM_JOINTS, 3))
     swing = 0.5 * np.sin(2 * np.pi * time)
@@ -21,7 +22,9 @@ def make_walk(frames: int = 60, fps: float = 30.0, heading: float = 0.0, turn: f
     vectors[:, JOINT_INDEX["spine2"], 1] = 0.2 * swing
     rotations = rot.from_rotvec(vectors)
     headings = heading + turn * time / max(time[-1], 1e-9)
-    rotations[:, 0] = rot.yaw(headings) @ rot.from_rotvec(np.stack([0.05 * swing + 0.03, np.zeros(frames), 0.04 * swing], -1))
+    rotations[:, 0] = rot.yaw(headings) @ rot.from_rotvec(
+        np.stack([0.05 * swing + 0.03, np.zeros(frames), 0.04 * swing], -1)
+    )
     steps = 1.2 / fps * np.stack([np.sin(headings), np.zeros(frames), np.cos(headings)], -1)
     root = np.cumsum(steps, 0) + [0.3, 0.9, -0.7] + 0.02 * np.cos(4 * np.pi * time)[:, None] * [0, 1, 0]
     captions, labels = ("a person walks forward.",), {"content": "walk"}

@@ -66,7 +66,8 @@ def test_forward_kinematics_by_hand(arm):
     assert np.allclose(positions[0], [[0, 0, 0], [0, 2, 0], [1, 2, 0], [2, 2, 0]])
     # The upper arm turned by 90 degrees about Z: what lay along X points up.
     assert np.allclose(positions[1], [[1, 2, 3], [1, 4, 3], [1, 5, 3], [1, 6, 3]])
-    # The base rolled by 90 about Z, the upper arm by 90 about Y; the forearm's position channels (3, 0, 0) replace its offset (1, 0, 0).
+    # The base rolled by 90 about Z, the upper arm by 90 about Y; the forearm's position channels (3, 0, 0) replace its
+    # offset (1, 0, 0).
     assert np.allclose(positions[2], [[0, 0, 0], [-2, 0, 0], [-2, 0, -3], [-1, 0, -3]])
     assert np.allclose(np.linalg.det(rotations), 1)
 
@@ -78,13 +79,21 @@ def test_line_ends_of_windows(arm):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("Frames: 3", "Frames: 4", r"found 39 numbers, expected 4 frames x 13 channels = 52 numbers; the file may be truncated"),
+        (
+            "Frames: 3",
+            "Frames: 4",
+            r"found 39 numbers, expected 4 frames x 13 channels = 52 numbers; the file may be truncated",
+        ),
         ("3 0 0 -90", "3 0 0", r"found 38 numbers, expected 3 frames x 13 channels = 39"),
         ("Frames: 3", "Frames: 0", r"0 frames of 0.04 s; expected at least one frame"),
         ("0.04", "-0.04", r"3 frames of -0.04 s; expected .* positive frame time"),
         ("3 0 0 -90", "3 0 0 ninety", r"not a number .*ninety"),
         ("3 0 0 -90", "3 0 0 nan", r"NaN or infinity in frame 2"),
-        ("CHANNELS 3 Y", "CHANNELS 2 Y", r"line 9: found \"CHANNELS 2 Yrotation Xrotation Zrotation\"; expected CHANNELS, their number"),
+        (
+            "CHANNELS 3 Y",
+            "CHANNELS 2 Y",
+            r"line 9: found \"CHANNELS 2 Yrotation Xrotation Zrotation\"; expected CHANNELS, their number",
+        ),
         ("Yrotation Xrotation Zrotation", "Yrotation Xrotation Wrotation", r"line 9: .*Wrotation"),
         ("OFFSET 0 2 0", "OFFSET 0 two 0", r"line 8: found \"OFFSET 0 two 0\"; expected OFFSET and three numbers"),
         ("MOTION", "", r"not a BVH file, or cut off in its header"),
@@ -126,4 +135,6 @@ def test_written_motion_reads_back(walk, tmp_path):
     assert 1 / bvh.frame_time == pytest.approx(30, abs=1e-4)
     positions, _ = bvh.world()
     assert np.allclose(positions[:, named] / 100, walk.joints, atol=1e-6)  # centimetres
-    assert np.allclose(forward_kinematics(bvh.local()[1][:, named], walk.joints[:, 0], walk.offsets), walk.joints, atol=1e-6)
+    assert np.allclose(
+        forward_kinematics(bvh.local()[1][:, named], walk.joints[:, 0], walk.offsets), walk.joints, atol=1e-6
+    )

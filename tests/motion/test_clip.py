@@ -8,7 +8,6 @@ import pytest
 from llamo_jax.errors import InputError
 from llamo_jax.motion import MotionClip
 from llamo_jax.motion import rotations as rot
-from llamo_jax.motion.skeleton import JOINT_INDEX, forward_kinematics
 
 
 def test_wrong_shapes_and_numbers_are_refused(walk):
@@ -30,23 +29,6 @@ def test_length_cut_and_seconds(walk):
     assert len(walk) == 60 and walk.seconds == 2.0
     cut = walk[10:25]
     assert len(cut) == 15 and np.array_equal(cut.joints, walk.joints[10:25]) and cut.captions == walk.captions
-
-
-def test_mirrored_twice_is_the_same(walk):
-    again = walk.mirrored().mirrored()
-    assert np.allclose(again.joints, walk.joints) and np.allclose(again.rotations, walk.rotations)
-
-
-def test_mirrored_is_a_mirror_image_of_both_parts(walk):
-    mirrored = walk.mirrored()
-    left, right = JOINT_INDEX["left_wrist"], JOINT_INDEX["right_wrist"]
-    assert np.allclose(mirrored.joints[:, right], walk.joints[:, left] * [-1, 1, 1])
-    assert np.allclose(mirrored.joints[:, left], walk.joints[:, right] * [-1, 1, 1])
-    # The rotations make those joints, so they are mirrored as well, and are rotations.
-    assert np.allclose(forward_kinematics(mirrored.rotations, mirrored.joints[:, 0], mirrored.offsets), mirrored.joints, atol=1e-9)
-    assert np.allclose(np.linalg.det(mirrored.rotations), 1)
-    turn, mirrored_turn = (np.unwrap(rot.heading(clip.rotations[:, 0])) for clip in (walk, mirrored))
-    assert np.allclose(mirrored_turn, -turn)
 
 
 @pytest.mark.parametrize("fps", [120.0, 100.0, 59.94, 25.0, 20.0])
@@ -85,7 +67,9 @@ def test_features_round_trip(walk, source):
     assert np.allclose(np.linalg.norm(clip.joints[:, :, None] - clip.joints[:, None], axis=-1), distances, atol=1e-5)
     assert np.allclose(clip.joints[0, 0, [0, 2]], 0) and abs(rot.heading(clip.rotations[0, 0])) < 1e-6
     turn = np.unwrap(rot.heading(clip.rotations[:, 0]))[-1]
-    assert turn == pytest.approx(np.unwrap(rot.heading(walk.rotations[:, 0]))[-1] - rot.heading(walk.rotations[0, 0]), abs=1e-5)
+    assert turn == pytest.approx(
+        np.unwrap(rot.heading(walk.rotations[:, 0]))[-1] - rot.heading(walk.rotations[0, 0]), abs=1e-5
+    )
 
 
 def test_bad_features_and_source(walk):
@@ -123,7 +107,9 @@ def test_bvh_round_trip(walk, tmp_path):
 
 
 def test_unknown_suffixes_name_the_known_ones(walk, tmp_path):
-    with pytest.raises(InputError, match=r'suffix ".fbx" is no motion format; expected one of .bvh .npz .npy .mp4 .gif .png'):
+    with pytest.raises(
+        InputError, match=r'suffix ".fbx" is no motion format; expected one of .mp4 .gif .png .bvh .npz .npy'
+    ):
         walk.save(tmp_path / "walk.fbx")
     with pytest.raises(InputError, match=r"expected one of .bvh .npz .npy$"):
         MotionClip.load(tmp_path / "walk.mp4")

@@ -10,6 +10,7 @@ from llamo_jax.motion import MotionClip, render
 from llamo_jax.motion import rotations as rot
 from llamo_jax.motion.render import LEFT, MIDDLE, RIGHT, STRIP_PANEL, STRIP_POSES
 from llamo_jax.motion.skeleton import JOINT_INDEX
+from tests import bodies
 
 
 def _standing(heading: float = 0.0, frames: int = 1) -> MotionClip:
@@ -69,7 +70,9 @@ def test_the_head_is_up_and_the_feet_are_near_the_ground(tmp_path):
 @pytest.mark.parametrize("leap", [0.0, 1.5, 6.0])
 def test_the_whole_body_stays_in_the_picture(tmp_path, walker, leap):
     walk = walker(frames=40)
-    clip = MotionClip.from_rotations(walk.rotations, walk.joints[:, 0] + leap * np.linspace(0, 1, 40)[:, None] ** 2 * [1.0, 1.0, 0.0])
+    clip = MotionClip.from_rotations(
+        walk.rotations, walk.joints[:, 0] + leap * np.linspace(0, 1, 40)[:, None] ** 2 * [1.0, 1.0, 0.0]
+    )
     picture = _strip(clip, tmp_path)
     for column in range(STRIP_POSES):
         panel = picture[:, column * STRIP_PANEL[0] : (column + 1) * STRIP_PANEL[0]]
@@ -79,7 +82,7 @@ def test_the_whole_body_stays_in_the_picture(tmp_path, walker, leap):
 
 
 def test_film_strip_layout(tmp_path, walk):
-    render.render([walk, walk.mirrored()], tmp_path / "two.png", ["", ""])
+    render.render([walk, bodies.mirrored(walk)], tmp_path / "two.png", ["", ""])
     assert Image.open(tmp_path / "two.png").size == (STRIP_POSES * STRIP_PANEL[0], 2 * STRIP_PANEL[1])
     walk[:3].render(tmp_path / "short.png")
     short = np.asarray(Image.open(tmp_path / "short.png").convert("RGB"))
@@ -88,10 +91,15 @@ def test_film_strip_layout(tmp_path, walk):
 
 
 def test_titles_take_room_and_wrap(tmp_path, walk):
-    heights = [_strip(walk[:1], tmp_path, title).shape[0] for title in ("", "a person walks", "a person walks on " * 20, "walk" * 900)]
+    heights = [
+        _strip(walk[:1], tmp_path, title).shape[0]
+        for title in ("", "a person walks", "a person walks on " * 20, "walk" * 900)
+    ]
     assert heights[0] == STRIP_PANEL[1] and heights[0] < heights[1] < heights[2] and heights[3] == heights[1]
     most = _strip(walk[:1], tmp_path, "a person walks on " * 200).shape[0]
-    assert most == _strip(walk[:1], tmp_path, "a person walks on " * 400).shape[0]  # three lines and an ellipsis, never more
+    assert (
+        most == _strip(walk[:1], tmp_path, "a person walks on " * 400).shape[0]
+    )  # three lines and an ellipsis, never more
 
 
 def test_the_title_is_the_caption_unless_given(tmp_path, walk):
@@ -113,7 +121,9 @@ def test_videos_side_by_side_hold_the_last_frame_of_the_shorter(tmp_path, walk):
     render.render([walk[:6], walk[:12]], tmp_path / "two.mp4", ["generated", "real"])
     meta, frames = _video(tmp_path / "two.mp4")
     assert frames.shape[0] == 12 and meta["size"][0] == 2 * render.PANEL
-    shorter, longer = (frames[:, :-24, half].astype(int) for half in (slice(0, render.PANEL), slice(render.PANEL, None)))
+    shorter, longer = (
+        frames[:, :-24, half].astype(int) for half in (slice(0, render.PANEL), slice(render.PANEL, None))
+    )
     # Compression leaves a little noise.
     assert np.abs(shorter[11] - shorter[6]).mean() < 0.5 < np.abs(longer[11] - longer[6]).mean()
 

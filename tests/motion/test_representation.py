@@ -1,4 +1,4 @@
-"""The 272 features: layout, both inversions, crops, statistics."""
+"""The 272 features: layout, both inversions, windows, statistics."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,10 @@ def test_layout_of_a_known_motion():
     root = np.array([[0, 0.9, 0], [0, 0.9, 0.1], [0, 0.9, 0.2]])
     features = rep.encode(forward_kinematics(rotations, root, DEFAULT_OFFSETS), rotations)
     assert np.allclose(features[:, rep.ROOT_VELOCITY], [[0, 0], [0, 0.1], [0, 0.1]])
-    still, left = [1, 0, 0, 0, 1, 0], [np.cos(0.2), 0, -np.sin(0.2), 0, 1, 0]  # the delta UNDOES the turn: yaw(h), h = -heading
+    still, left = (
+        [1, 0, 0, 0, 1, 0],
+        [np.cos(0.2), 0, -np.sin(0.2), 0, 1, 0],
+    )  # the delta UNDOES the turn: yaw(h), h = -heading
     assert np.allclose(features[:, rep.HEADING_DELTA], [still, still, left])
     rest = features[0, rep.POSITIONS].reshape(22, 3)
     assert np.allclose(features[:, rep.POSITIONS].reshape(3, 22, 3), rest)
@@ -91,25 +94,27 @@ def test_dead_channels_are_exactly_constant(walk):
 
 def test_headings_of_unnormalised_deltas_do_not_shrink_or_drift():
     features = np.zeros((2000, 272))
-    features[:, rep.HEADING_DELTA] = rot.to_6d(rot.yaw(np.full(2000, -0.01))) * 1.3  # a generated delta is no exact rotation
+    features[:, rep.HEADING_DELTA] = (
+        rot.to_6d(rot.yaw(np.full(2000, -0.01))) * 1.3
+    )  # a generated delta is no exact rotation
     assert np.allclose(rep.headings(features), 0.01 * np.arange(1, 2001), atol=1e-9)
 
 
-def test_a_crop_is_the_encoding_of_the_cropped_motion(walk):
+def test_a_window_is_the_encoding_of_that_part_of_the_motion(walk):
     features = rep.encode(walk.joints, walk.rotations)
     cut = slice(20, 45)
     expected = rep.encode(walk.joints[cut], walk.rotations[cut])
     # The floor stays the whole clip's.
     raise_by = walk.joints[cut][..., 1].min() - walk.joints[..., 1].min()
     expected[:, rep.POSITIONS.start + 1 : rep.POSITIONS.stop : 3] += raise_by
-    assert np.allclose(rep.canonical_crop(features, 20, 45), expected, atol=1e-9)
+    assert np.allclose(rep.canonical_window(features, 20, 45), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 5), (5, 5), (0, 61), (7, 3)])
-def test_a_crop_outside_of_the_clip_is_refused(walk, start, stop):
+def test_a_window_outside_of_the_clip_is_refused(walk, start, stop):
     features = rep.encode(walk.joints, walk.rotations)
-    with pytest.raises(InputError, match=rf"crop {start}:{stop} of 60 frames; expected 0 <= start < stop <= 60"):
-        rep.canonical_crop(features, start, stop)
+    with pytest.raises(InputError, match=rf"window {start}:{stop} of 60 frames; expected 0 <= start < stop <= 60"):
+        rep.canonical_window(features, start, stop)
 
 
 def test_group_deviations_share_one_value_and_are_never_zero():

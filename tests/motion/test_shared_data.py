@@ -16,7 +16,8 @@ pytestmark = pytest.mark.shared_data
 
 
 def _members(archive, wanted, folder):
-    """Extracts the .bvh files of these names; stops at the last one, since the archive can only be read from its start."""
+    """Extracts the .bvh files of these names; stops at the last one, since the archive can only be read from its
+    start."""
     wanted, paths = set(wanted), {}
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -70,7 +71,13 @@ def bandai(shared, tmp_path_factory):
     return _members(shared / "data" / "bandai_namco.tar.xz", BANDAI, tmp_path_factory.mktemp("bandai"))
 
 
-CMU = {"02_04": "31 joints", "07_01": "31 joints", "09_01": "43 joints", "131_01": "31 joints, other offsets", "16_01": "ASF names, 30 Hz"}
+CMU = {
+    "02_04": "31 joints",
+    "07_01": "31 joints",
+    "09_01": "43 joints",
+    "131_01": "31 joints, other offsets",
+    "16_01": "ASF names, 30 Hz",
+}
 
 
 @pytest.fixture(scope="module")
@@ -103,20 +110,24 @@ def test_bandai_namco(bandai, name):
     _agrees_with_its_source(bandai[name], 0.005)
     for decoded in _decoded(bandai[name]):
         assert abs(rot.heading(decoded.rotations[0, 0])) < 1e-5
-        # The floor is the lowest joint, a toe, which lies 4 cm above the data set's own ground: hips at 0.90 m, head at 1.40 m.
+        # The floor is the lowest joint, a toe, which lies 4 cm above the data set's own ground: hips at 0.90 m, head at
+        # 1.40 m.
         hips, head = np.median(decoded.joints[:, 0, 1]), np.median(decoded.joints[:, JOINT_INDEX["head"], 1])
         assert 0.75 < hips < 0.92 and 1.1 < head < 1.42
 
 
 @pytest.mark.parametrize("name", BANDAI)
 def test_bandai_namco_through_the_features(bandai, name):
-    """Retargeted, encoded and decoded, joints stay within 2 cm of the file's, moved and turned as features are canonical."""
+    """Retargeted, encoded and decoded, joints stay within 2 cm of the file's, moved and turned as features are
+    canonical."""
     bvh = read_bvh(bandai[name])
     clip = MotionClip.load(bandai[name])
     found, scale = find_joints(bvh, bandai[name]), None
     source = bvh.world()[0][-len(clip) :]
     leg = found["left_knee"], found["left_hip"]
-    scale = np.linalg.norm(clip.offsets[JOINT_INDEX["left_knee"]]) / np.linalg.norm(source[0, leg[0]] - source[0, leg[1]])
+    scale = np.linalg.norm(clip.offsets[JOINT_INDEX["left_knee"]]) / np.linalg.norm(
+        source[0, leg[0]] - source[0, leg[1]]
+    )
     turn = rot.yaw(-rot.heading(clip.rotations[:1, 0]))[0]
     floor = np.array([0, clip.joints[..., 1].min(), 0])
     for decoded in _decoded(bandai[name]):

@@ -5,7 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamo_jax.motion import rotations as rot
-from llamo_jax.motion.skeleton import DEFAULT_OFFSETS, JOINT_INDEX, JOINT_NAMES, MIRROR, PARENTS, forward_kinematics, recover_offsets
+from llamo_jax.motion.skeleton import (
+    DEFAULT_OFFSETS,
+    JOINT_INDEX,
+    JOINT_NAMES,
+    PARENTS,
+    forward_kinematics,
+    recover_offsets,
+)
+from tests.bodies import MIRROR
 
 PROPERTY = settings(deadline=None, max_examples=60)
 

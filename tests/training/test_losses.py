@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from llamo_jax.config import MotionVAEConfig
-from llamo_jax.models.layers import init
+from llamo_jax.models.declaration import init
 from llamo_jax.models.motion_vae import MotionVAE
 from llamo_jax.motion import MotionClip, rotations
 from llamo_jax.motion.skeleton import FEET
+from llamo_jax.motion.statistics import Statistics
 from llamo_jax.training.losses import VAELossConfig, foot_velocities, vae_loss
 
 
@@ -32,14 +33,14 @@ def test_foot_velocities_are_those_of_the_joints_in_the_world() -> None:
 
 def test_vae_loss_reads_no_padding_and_weighs_its_terms() -> None:
     config = MotionVAEConfig(width=8, latent_channels=4)
-    params = init(lambda rngs: MotionVAE(rngs, config), jax.random.key(0))
-    mean, std = jnp.zeros(272), jnp.ones(272)
+    params = init(MotionVAE, config, jax.random.key(0))
     features = jnp.asarray(turning_walk().features())[None]
     mask = jnp.ones((1, 40)).at[:, 32:].set(0)
 
     @jax.jit
     def run(features: jax.Array) -> dict:
-        return vae_loss(params, config, VAELossConfig(), {"features": features, "mask": mask}, jax.random.key(1), mean=mean, std=std)[1]
+        batch, statistics = {"features": features, "mask": mask}, Statistics.identity(272)
+        return vae_loss(params, config, VAELossConfig(), batch, jax.random.key(1), statistics=statistics)[1]
 
     figures, changed = run(features), run(features.at[:, 32:].add(5.0))
     for name, value in figures.items():

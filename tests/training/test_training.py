@@ -12,44 +12,52 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from llamo_jax import sharding
+from llamo_jax.batch import Batch, MotionRows, TextRows
 from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig
 from llamo_jax.errors import InputError
 from llamo_jax.models import llamo
-from llamo_jax.models.layers import init, logical_axes
-from llamo_jax.training import loop
-from llamo_jax.training.loop import RunConfig, train
+from llamo_jax.models.declaration import abstract as declared_abstract
+from llamo_jax.models.declaration import init
+from llamo_jax.models.declaration import shardings as declared_shardings
+from llamo_jax.training import bits
+from llamo_jax.training.loop import Record, RunConfig, train
 from llamo_jax.training.losses import LlamoLossConfig, llamo_loss
 from llamo_jax.training.metrics import MetricsLog
 from llamo_jax.training.optim import OptimConfig, learning_rate, transformation
-from llamo_jax.training.step import TrainState, make_step
+from llamo_jax.training.step import TrainState, compile_step, make_step
 from llamo_jax.trees import flatten, unflatten
 
-CONFIG = LlamoConfig(LLMConfig(32, 16, 2, 4, 2, 4, 24), MotionTowerConfig(16, 32), FlowHeadConfig(16, 1), latent_channels=4)
+CONFIG = LlamoConfig(
+    LLMConfig(32, 16, 2, 4, 2, 4, 24), MotionTowerConfig(16, 32), FlowHeadConfig(16, 1), latent_channels=4
+)
 OPTIM = OptimConfig(1e-2, warmup_steps=2)
-MOTION = ("motion/", "flow/", "exit/")
+MOTION = ("motion/", "flow_head/", "exit_head/")
 
 
-def batch(seed: int, rows: int = 8) -> dict[str, dict[str, np.ndarray]]:
+def batch(seed: int, rows: int = 8) -> dict[str, Batch]:
     rng = np.random.default_rng(seed)
     index = np.arange(6)
 
-    def task(text_first: bool) -> dict[str, np.ndarray]:
+    def task(text_first: bool) -> Batch:
         text_positions, motion_positions = (index, 6 + index) if text_first else (np.r_[0, 7 + np.arange(5)], 1 + index)
         ones = np.ones((rows, 6), np.float32)
-        return {
-            "text_tokens": rng.integers(0, 32, (rows, 6)).astype(np.int32),
-            "text_positions": np.tile(text_positions, (rows, 1)).astype(np.int32),
-            "text_segments": np.ones((rows, 6), np.int32),
-            "text_targets": rng.integers(0, 32, (rows, 6)).astype(np.int32),
-            "text_loss_mask": ones,
-            "motion_latents": rng.normal(size=(rows, 6, 4)).astype(np.float32),
-            "motion_start": np.tile(index == 0, (rows, 1)),
-            "motion_positions": np.tile(motion_positions, (rows, 1)).astype(np.int32),
-            "motion_segments": np.ones((rows, 6), np.int32),
-            "flow_mask": ones,
-            "exit_targets": np.tile(index == 5, (rows, 1)).astype(np.float32),
-            "exit_mask": ones,
-        }
+        text = TextRows(
+            tokens=rng.integers(0, 32, (rows, 6)).astype(np.int32),
+            positions=np.tile(text_positions, (rows, 1)).astype(np.int32),
+            segments=np.ones((rows, 6), np.int32),
+            targets=rng.integers(0, 32, (rows, 6)).astype(np.int32),
+            loss_mask=ones,
+        )
+        motion = MotionRows(
+            latents=rng.normal(size=(rows, 6, 4)).astype(np.float32),
+            start=np.tile(index == 0, (rows, 1)),
+            positions=np.tile(motion_positions, (rows, 1)).astype(np.int32),
+            segments=np.ones((rows, 6), np.int32),
+            flow_mask=ones,
+            exit_targets=np.tile(index == 5, (rows, 1)).astype(np.float32),
+            exit_mask=ones,
+        )
+        return Batch(text, motion)
 
     return {"t2m": task(True), "m2t": task(False)}
 
@@ -63,7 +71,7 @@ class Batches:
     def __iter__(self) -> "Batches":
         return self
 
-    def __next__(self) -> dict[str, dict[str, np.ndarray]]:
+    def __next__(self) -> dict[str, Batch]:
         self.position += 1
         return batch(self.position)
 
@@ -76,30 +84,31 @@ class Batches:
 
 @pytest.fixture(scope="module")
 def params() -> tuple[dict[str, Any], dict[str, Any]]:
-    text = init(lambda rngs: llamo.LLM(rngs, CONFIG.text), jax.random.key(0))
+    text = init(llamo.LLM, CONFIG.text, jax.random.key(0))
     return flatten(llamo.init_motion(CONFIG, jax.random.key(1), text)), flatten({"text": text})
 
 
-def shardings(mesh: jax.sharding.Mesh, *trees: dict[str, Any]) -> dict[str, Any]:
-    axes = logical_axes(lambda rngs: llamo.Motion(rngs, CONFIG))
-    axes |= {f"text/{path}": value for path, value in logical_axes(lambda rngs: llamo.LLM(rngs, CONFIG.text)).items()}
-    return sharding.param_shardings(axes, {path: leaf.shape for tree in trees for path, leaf in tree.items()}, mesh)
+def shardings(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    return declared_shardings(llamo.Model, CONFIG, mesh)
 
 
-def loss(tree: dict, batch: dict, key: jax.Array) -> tuple:
+def loss(tree: dict, batch: dict[str, Batch], key: jax.Array) -> tuple:
     return llamo_loss(tree, CONFIG, LlamoLossConfig(), batch, key)
 
 
 def run_steps(mesh: jax.sharding.Mesh, params: tuple, steps: int = 3) -> tuple[dict, list[float]]:
     trainable, frozen = params
-    placed = shardings(mesh, trainable, frozen)
+    placed = shardings(mesh)
     run = RunConfig("test", 10, OPTIM, MOTION)
-    state = TrainState.create(trainable, OPTIM, run.trains, mesh, placed)
+    state = TrainState.init(trainable, OPTIM, run.trains, mesh, placed)
     frozen = {path: jax.device_put(leaf, placed[path]) for path, leaf in frozen.items()}
-    step = make_step(loss, OPTIM, run.trains, mesh, placed, seed=0)
+    step = compile_step(make_step(loss, OPTIM, run.trains, placed, seed=0), state, frozen, batch(0), mesh)
+    everywhere = sharding.replicated(mesh)
     losses = []
     for index in range(steps):
-        state, metrics = step(state, frozen, jax.device_put(batch(index), sharding.batch_sharding(mesh)), jnp.float32(index / 10))
+        rows = jax.device_put(batch(index), sharding.batch_sharding(mesh))
+        progress = jax.device_put(np.float32(index / 10), everywhere)
+        state, metrics = step(state, frozen, rows, progress)
         losses.append(float(metrics["loss"]))
     return state.params, losses
 
@@ -117,16 +126,20 @@ def test_sharded_is_one_device(params: tuple, one_device: tuple, shape: tuple[in
     # Adam divides by the root of tiny second moments, so that sums in another order show in single weights.
     for path, leaf in one_device[0].items():
         np.testing.assert_allclose(sharded[path], leaf, atol=2e-3, err_msg=path)
-    assert sharded["motion/layers/attn/q"].sharding.spec == P(None, "tensor", "fsdp")
+    assert sharded["motion/layers/attn/q/weight"].sharding.spec == P(None, "tensor", "fsdp")
 
 
 def test_specs_follow_the_rules_and_refuse_what_does_not_divide() -> None:
     mesh = sharding.make_mesh(2, 2, 2)
     assert sharding.spec(("layers", "ffn", "embed"), (2, 32, 16), mesh) == P(None, "tensor", "fsdp")
-    with pytest.raises(InputError, match='motion/up: axis "ffn" of size 33 cannot be split over mesh axis "tensor" of size 2'):
-        sharding.spec(("ffn",), (33,), mesh, "motion/up")
+    with pytest.raises(
+        InputError, match='motion/up: axis "ffn" of size 33 cannot be split over mesh axis "tensor" of size 2'
+    ):
+        sharding.spec(("ffn",), (33,), mesh, path="motion/up")
     with pytest.raises(InputError, match="mesh 3,1,1 has 3 devices; this machine has 8"):
         sharding.make_mesh(3)
+    with pytest.raises(InputError, match=r'two of the axes .* are split over mesh axis "tensor"'):
+        sharding.spec(("ffn", "heads"), (4, 4), mesh)
 
 
 def test_batches_are_split_over_as_many_devices_as_divide_them() -> None:
@@ -135,31 +148,63 @@ def test_batches_are_split_over_as_many_devices_as_divide_them() -> None:
 
 def train_run(folder: Path, params: tuple, steps: int, data: Batches, **changes: Any) -> dict[str, np.ndarray]:
     mesh = sharding.make_mesh(8)
-    trainable, frozen = params
     run = dataclasses.replace(RunConfig("test", steps, OPTIM, MOTION, checkpoint_every=2, log_every=1), **changes)
     with MetricsLog(folder) as log:
-        result = train(
-            run, loss, trainable, frozen, data, mesh=mesh, shardings=shardings(mesh, trainable, frozen), log=log,
-            folder=folder / "checkpoints", settings={"seed": run.seed},
-        )  # fmt: skip
+        record = Record(log, folder / "checkpoints", {"seed": run.seed})
+        result = train(run, loss, *params, data, mesh=mesh, shardings=shardings(mesh), record=record)
     return {path: np.asarray(leaf) for path, leaf in result.items()}
 
 
+def test_a_step_is_compiled_from_shapes_alone(params: tuple) -> None:
+    """Ahead of time is the same call: with abstract state, frozen tower and batch, nothing is allocated or run."""
+    mesh = sharding.make_mesh(2, 2, 2)
+    placed = shardings(mesh)
+    run = RunConfig("test", 10, OPTIM, MOTION)
+    shapes = declared_abstract(llamo.Model, CONFIG)
+    flat = flatten(shapes)
+    trainable = {path: leaf for path, leaf in flat.items() if not path.startswith("text/")}
+    frozen = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed[path])
+        for path, leaf in flat.items()
+        if path.startswith("text/")
+    }
+    state = TrainState.abstract(trainable, OPTIM, run.trains, mesh, placed)
+    compiled = compile_step(make_step(loss, OPTIM, run.trains, placed, seed=0), state, frozen, batch(0), mesh)
+    assert compiled.memory_analysis().argument_size_in_bytes > 0
+    real = TrainState.init(params[0], OPTIM, run.trains, mesh, placed)
+    weights = {path: jax.device_put(leaf, placed[path]) for path, leaf in params[1].items()}
+    rows = jax.device_put(batch(0), sharding.batch_sharding(mesh))
+    progress = jax.device_put(np.float32(0), sharding.replicated(mesh))
+    after, metrics = compiled(real, weights, rows, progress)
+    assert int(after.step) == 1 and np.isfinite(float(metrics["loss"]))
+
+
+def test_state_is_made_where_it_lies(params: tuple) -> None:
+    mesh = sharding.make_mesh(2, 2, 2)
+    placed = shardings(mesh)
+    run = RunConfig("test", 10, OPTIM, MOTION)
+    state = TrainState.init(params[0], OPTIM, run.trains, mesh, placed)
+    target = TrainState.abstract(params[0], OPTIM, run.trains, mesh, placed)
+    for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(target), strict=True):
+        assert (leaf.shape, leaf.dtype) == (wanted.shape, wanted.dtype)
+        assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
+    made = init(llamo.MotionSide, CONFIG, jax.random.key(3), placed)
+    plain = init(llamo.MotionSide, CONFIG, jax.random.key(3))
+    for path, leaf in flatten(made).items():
+        assert leaf.sharding.is_equivalent_to(placed[path], leaf.ndim), path
+        np.testing.assert_allclose(leaf, flatten(plain)[path], rtol=1e-6, atol=1e-7, err_msg=path)
+
+
 def test_resumed_is_uninterrupted_bitwise(params: tuple, tmp_path: Path) -> None:
+    class Cut(Batches):
+        def __next__(self) -> dict[str, Batch]:
+            if self.position == 5:
+                raise KeyboardInterrupt
+            return super().__next__()
+
     whole = train_run(tmp_path / "whole", params, 6, Batches())
-    data = Batches()
-
-    def stop(step: int, _: dict[str, float]) -> None:
-        if step == 5:
-            raise KeyboardInterrupt
-
-    mesh = sharding.make_mesh(8)
-    with MetricsLog(tmp_path / "cut") as log, pytest.raises(KeyboardInterrupt):
-        run = RunConfig("test", 6, OPTIM, MOTION, checkpoint_every=2, log_every=1)
-        train(
-            run, loss, *params, data, mesh=mesh, shardings=shardings(mesh, *params), log=log,
-            folder=tmp_path / "cut" / "checkpoints", settings={"seed": 0}, on_metrics=stop,
-        )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        train_run(tmp_path / "cut", params, 6, Cut())
     resumed_data = Batches()
     resumed = train_run(tmp_path / "cut", params, 6, resumed_data)
     assert resumed_data.position == 6
@@ -189,19 +234,21 @@ def test_what_is_frozen_gives_the_same_logits_bitwise(params: tuple, tmp_path: P
 
 
 def test_another_seed_draws_other_noise(params: tuple, tmp_path: Path) -> None:
-    first, again, other = (train_run(tmp_path / name, params, 2, Batches(), seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
-    path = "flow/output/weight"
+    first, again, other = (
+        train_run(tmp_path / name, params, 2, Batches(), seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    path = "flow_head/output/weight"
     np.testing.assert_array_equal(first[path], again[path])
     assert np.any(first[path] != other[path])
 
 
 def test_a_stage_moves_its_own_parameters_only(params: tuple, tmp_path: Path) -> None:
-    trained = train_run(tmp_path, params, 2, Batches(), trainable=("flow/", "exit/"))
+    trained = train_run(tmp_path, params, 2, Batches(), trainable=("flow_head/", "exit_head/"))
     for path, leaf in params[0].items():
         moved = bool(np.any(trained[path] != np.asarray(leaf)))
         if path.startswith("motion/"):
             assert not moved, path
-    assert np.any(trained["flow/output/weight"] != np.asarray(params[0]["flow/output/weight"]))
+    assert np.any(trained["flow_head/output/weight"] != np.asarray(params[0]["flow_head/output/weight"]))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(params: tuple, tmp_path: Path) -> None:
@@ -217,15 +264,6 @@ def test_learning_rate_warms_up_and_anneals() -> None:
     assert float(learning_rate(config, jnp.int32(1000), jnp.float32(1.0))) == pytest.approx(0.2)
 
 
-def test_module_rates_scale_updates_by_prefix() -> None:
-    config = OptimConfig(1.0, module_rates=("flow/=0.5", "exit/=0.0"))
-    assert [config.rate_of(path) for path in ("flow/a", "exit/b", "motion/c")] == [0.5, 0.0, 1.0]
-    with pytest.raises(InputError, match='expected "path-prefix=factor"'):
-        OptimConfig(module_rates=("flow/",))
-    with pytest.raises(InputError, match='expected "path-prefix=factor"'):
-        OptimConfig(module_rates=("flow/=1e-",))
-
-
 def test_only_matrices_decay(params: tuple) -> None:
     config = OptimConfig(weight_decay=0.1)
     still = jax.tree.map(jnp.zeros_like, params[0])
@@ -233,12 +271,20 @@ def test_only_matrices_decay(params: tuple) -> None:
     optimiser = transformation(config)
     updates, _ = optimiser.update(still, optimiser.init(ones), ones)
     decayed = {path for path, update in updates.items() if np.any(np.asarray(update))}
-    assert {"motion/layers/attn/q", "motion/adapter/weight", "flow/blocks/up/weight"} <= decayed
-    assert not decayed & {"motion/layers/attn_norm", "motion/layers/ffn_norm", "motion/norm", "motion/bom", "flow/blocks/up/bias"}
+    assert {"motion/layers/attn/q/weight", "motion/adapter/weight", "flow_head/blocks/0/up/weight"} <= decayed
+    assert not decayed & {
+        "motion/layers/attn_norm",
+        "motion/layers/ffn_norm",
+        "motion/norm",
+        "motion/bom",
+        "flow_head/blocks/0/up/bias",
+    }
 
 
-def test_a_frozen_parameter_that_changes_is_an_error(params: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = loop._device_sums, []
+def test_a_frozen_parameter_that_changes_is_an_error(
+    params: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = bits._device_sums, []
 
     def flipped_later(tree: dict) -> dict:
         calls.append(1)
@@ -246,14 +292,14 @@ def test_a_frozen_parameter_that_changes_is_an_error(params: tuple, tmp_path: Pa
         # One bit of one number, as a faulty device would.
         return real(tree if len(calls) == 1 else tree | {"text/norm": norm.at[0].set(jnp.nextafter(norm[0], jnp.inf))})
 
-    monkeypatch.setattr(loop, "_device_sums", flipped_later)
+    monkeypatch.setattr(bits, "_device_sums", flipped_later)
     with pytest.raises(RuntimeError, match=r"frozen parameters changed during training: text/norm$"):
         train_run(tmp_path, params, 1, Batches())
 
 
 def test_training_lowers_every_term(params: tuple, tmp_path: Path) -> None:
     class Same(Batches):
-        def __next__(self) -> dict:
+        def __next__(self) -> dict[str, Batch]:
             return batch(0)
 
     train_run(tmp_path, params, 60, Same(), log_every=30)

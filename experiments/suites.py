@@ -1,0 +1,38 @@
+"""Which figures should be where, by data set: aims of evaluation, with their sources."""
+
+from collections.abc import Mapping
+
+from llamo_jax.evaluation.figure import Aim
+
+# An autoencoder that stays within 18 mm and moves as its recordings do; text that is the LLM's; bodies that do not
+# break.
+COMMON: dict[str, Aim] = {
+    "VAE MPJPE": Aim(high=18.0),
+    "VAE jerk over real": Aim(low=0.8, high=1.3),
+    "VAE foot skating over real": Aim(high=1.3),
+    "Streamed decoding against decoding at once": Aim(high=1e-4),
+    "Text logits changed by motion training": Aim(high=0),
+    "Text logits against transformers": Aim(high=1e-5),
+    "Wrong hand": Aim(high=0),
+    "Walking speed": Aim(low=0.7, high=1.3, of_control=True),
+    "Exit error": Aim(high=5.0),
+    "Frozen": Aim(high=0),
+    "Exploded": Aim(high=0),
+    "PyTorch parts that differ": Aim(high=0),
+}
+
+SUITES: dict[str, Mapping[str, Aim]] = {
+    "synthetic": COMMON | {"Recognised action of generated": Aim(low=80), "Captions: action": Aim(low=90)},
+    "bandai_namco": COMMON
+    | {
+        "Recognised content of generated": Aim(low=80),
+        "Recognised style of generated": Aim(low=90),
+        "Captions: content": Aim(low=90),
+    },
+}
+"""Data set -> figure name -> aim. Data sets that are not here have the common aims."""
+
+
+def aims_of(dataset: str) -> Mapping[str, Aim]:
+    """The aims for models of a data set."""
+    return SUITES.get(dataset, COMMON)

@@ -1,0 +1,5 @@
+"""`python -m llamo_jax.cli`."""
+
+from llamo_jax.cli import main
+
+main()

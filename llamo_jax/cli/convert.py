@@ -1,0 +1,129 @@
+"""`llamo convert`: models in and out, and motion files."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from llamo_jax.commands import Command
+from llamo_jax.motion import MotionClip
+from llamo_jax.motion.formats import WRITABLE, require_suffix
+
+Output = Annotated[Path, tyro.conf.arg(aliases=("-o",))]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FromHF(Command):
+    """Start a bundle from a Hugging Face LLM alone. Its text side works at once; its motion side is untrained."""
+
+    llm: tyro.conf.Positional[str]
+    """Folder with config.json, *.safetensors and the tokenizer, or an id on the Hub (HuggingFaceTB/SmolLM2-135M)."""
+    output: Output
+    """Folder to write."""
+    revision: str | None = None
+    """Branch, tag or commit, for ids."""
+    llm_storage: Literal["copy", "link", "pin"] = "copy"
+    """How the bundle holds the LLM: a copy, links to files on this machine, or its id on the Hub with their hashes."""
+    seed: int = 0
+    """Of the motion side's initial weights."""
+
+    def run(self) -> None:
+        from llamo_jax.convert.from_hf import bundle_from_llm
+
+        bundle_from_llm(self.llm, self.output, revision=self.revision, llm_storage=self.llm_storage, seed=self.seed)
+        print(f"bundle with an untrained motion side -> {self.output}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToTorch(Command):
+    """Write a folder that runs in PyTorch without this project: code, weights, LLM, an example and a check of
+    itself."""
+
+    bundle: tyro.conf.Positional[str]
+    """Folder of the model, or its id on the Hugging Face Hub."""
+    output: Output
+    """Folder to write."""
+
+    def run(self) -> None:
+        from llamo_jax.convert.to_torch import to_torch
+        from llamo_jax.storage.hub import resolve
+
+        to_torch(resolve(self.bundle, ("*",)).folder, self.output)
+        print(f"model for PyTorch -> {self.output}   (check it: python {self.output / 'verify.py'})")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FromTorch(Command):
+    """Write the bundle of a folder that `to-torch`, or `save_pretrained` in PyTorch, made."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of the PyTorch model."""
+    output: Output
+    """Folder to write."""
+
+    def run(self) -> None:
+        from llamo_jax.convert.to_torch import from_torch
+
+        from_torch(self.folder, self.output)
+        print(f"bundle -> {self.output}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FromMotionStreamer(Command):
+    """Import the causal TAE of MotionStreamer as a motion VAE, for `python -m experiments.train_vae --vae`."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """.pth as published (needs PyTorch; read without unpickling objects), or the same tensors as .safetensors."""
+    mean: Path
+    """Mean.npy of the 272 features that it was trained with."""
+    std: Path
+    """Std.npy of them."""
+    output: Output
+    """Folder to write."""
+
+    def run(self) -> None:
+        from llamo_jax.convert.peers import read_motionstreamer_tae
+        from llamo_jax.storage.bundle import write_codec
+
+        codec = read_motionstreamer_tae(self.checkpoint, self.mean, self.std)
+        write_codec(self.output, codec)
+        print(f"motion VAE, {codec.config.latent_channels} channels -> {self.output}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Motion(Command):
+    """Convert one motion file into another: .bvh .npz .npy in; those and .mp4 .gif .png out."""
+
+    source: tyro.conf.Positional[Path]
+    """File to read."""
+    target: tyro.conf.Positional[Path]
+    """File to write."""
+
+    def run(self) -> None:
+        require_suffix(self.target, WRITABLE)
+        clip = MotionClip.load(self.source)
+        clip.save(self.target)
+        print(f"{len(clip)} frames, {clip.seconds:.1f} s -> {self.target}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert models and motion files."""
+
+    what: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[FromHF, tyro.conf.subcommand("from-hf")]
+        | Annotated[ToTorch, tyro.conf.subcommand("to-torch")]
+        | Annotated[FromTorch, tyro.conf.subcommand("from-torch")]
+        | Annotated[FromMotionStreamer, tyro.conf.subcommand("from-motionstreamer")]
+        | Annotated[Motion, tyro.conf.subcommand("motion")]
+    ]
+
+    @property
+    def debug(self) -> bool:
+        """Whether to show the traceback of a mistake."""
+        return self.what.debug
+
+    def run(self) -> None:
+        """Runs the command within."""
+        self.what.run()

@@ -1,0 +1,60 @@
+"""`llamo generate`."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+import llamo_jax
+from llamo_jax.commands import Reporting
+from llamo_jax.motion.formats import WRITABLE, require_suffix
+from llamo_jax.motion.representation import MAX_SECONDS
+from llamo_jax.solvers import Solver
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generate(Reporting):
+    """Generate motion from a sentence, and write it as video, BVH or arrays."""
+
+    bundle: tyro.conf.Positional[str]
+    """Folder of the model, or its id on the Hugging Face Hub."""
+    text: tyro.conf.Positional[str]
+    """What to do, as a sentence."""
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
+    """File to write: .mp4 .gif .png (film strip) .bvh .npz or .npy (272 features), by suffix."""
+    seed: int = 0
+    """Same seed, same motion."""
+    guidance: float = 2.0
+    """Classifier-free guidance scale; 1 is off."""
+    steps: int = 10
+    """Steps of the ODE solver a latent."""
+    solver: Solver = "euler"
+    """ODE solver; midpoint and heun look twice a step."""
+    seconds: float | None = None
+    """Exact length; without it the model ends the motion."""
+    max_seconds: float = MAX_SECONDS
+    """Where to end a motion that the model does not."""
+    source: Literal["positions", "rotations"] = "positions"
+    """Which features the joints come from."""
+
+    def run(self) -> None:
+        require_suffix(self.output, WRITABLE)
+        model = llamo_jax.load(self.bundle)
+        started = time.perf_counter()
+        clip = model.generate(
+            self.text,
+            seed=self.seed,
+            guidance=self.guidance,
+            steps=self.steps,
+            solver=self.solver,
+            seconds=self.seconds,
+            max_seconds=self.max_seconds,
+            source=self.source,
+        )
+        took = time.perf_counter() - started
+        clip.save(self.output)
+        text = f"{clip.seconds:.1f} s of motion in {took:.1f} s (compilation included) -> {self.output}"
+        figures = {"frames": len(clip), "seconds": clip.seconds, "took_seconds": round(took, 3)}
+        self.report(text, figures | {"output": str(self.output)})

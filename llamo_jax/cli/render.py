@@ -1,0 +1,29 @@
+"""`llamo render`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from llamo_jax.commands import Command
+from llamo_jax.motion import MotionClip
+from llamo_jax.motion.formats import PICTURES, require_suffix
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Render(Command):
+    """Draw a motion file as a video or a film strip."""
+
+    motion: tyro.conf.Positional[Path]
+    """.bvh of any known skeleton, .npz or .npy (272 features)."""
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
+    """File to write: .mp4, .gif or .png (film strip)."""
+    title: str | None = None
+    """Text above the picture; by default the motion's first caption."""
+
+    def run(self) -> None:
+        require_suffix(self.output, PICTURES)
+        clip = MotionClip.load(self.motion)
+        clip.render(self.output, title=self.title)
+        print(f"{len(clip)} frames, {clip.seconds:.1f} s -> {self.output}")

@@ -1,0 +1,221 @@
+"""One decoding state for motion and text, in one piece or as a stream: `start`, `say`, `show`, `draw` and `write`.
+
+Every function is pure: it takes a state and returns the next one. `generate.py` and `text.py` are loops over them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from llamo_jax.config import LlamoConfig
+from llamo_jax.errors import InputError
+from llamo_jax.inference.buckets import padded_tokens, round_up
+from llamo_jax.models import flow, llamo
+from llamo_jax.models.attention import Places
+from llamo_jax.models.cache import KVCache
+from llamo_jax.solvers import SOLVERS, Solver
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How latents are drawn.
+
+    Attributes:
+      guidance: classifier-free guidance scale; 1 is off, and skips the rows without text.
+      steps: steps of the ODE solver a latent.
+      solver: a row of `solvers.SOLVERS`.
+      exit_threshold: a motion ends at the first slot where the probability that it has ended by then exceeds this. The
+        exit head's p is a hazard: the motion has ended by then with 1 - prod (1 - p). Single p stay low where the end
+        is uncertain.
+    """
+
+    guidance: float = 2.0
+    steps: int = 10
+    solver: Solver = "euler"
+    exit_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise InputError(f'solver "{self.solver}" does not exist; expected one of {", ".join(SOLVERS)}')
+        if self.steps < 1:
+            raise InputError(f"steps is {self.steps}; expected at least 1")
+        if not self.guidance >= 0:
+            raise InputError(f"guidance is {self.guidance}; expected 0 or more")
+        if not 0 < self.exit_threshold < 1:
+            raise InputError(f"exit_threshold is {self.exit_threshold}; expected between 0 and 1")
+
+    @property
+    def guided(self) -> bool:
+        """Whether latents are drawn with and without the text."""
+        return self.guidance != 1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """Where B samples stand.
+
+    Guidance is an axis of its own, G: one row of the cache for each sample with its text and, for G = 2, another
+    without. Rows of the cache are numbered g B + b.
+
+    Attributes:
+      cache: keys and values of everything so far.
+      position: of the next token.
+      hidden: normalised hidden state of the last text token, from which the next token of text is said.
+      latent: the last latent, the input of the next slot of motion.
+      index: how many latents the motion has; at 0 the next slot is fed [BOM].
+      survival: probability that the motion has not ended yet.
+      keys: of the noise: latent i of sample b draws from fold_in(keys[b], i) alone, whatever else is in the batch.
+    """
+
+    cache: KVCache
+    position: Int[Array, "G B"]
+    hidden: Float[Array, "G B D"]
+    latent: Float[Array, "B Z"]
+    index: Int[Array, " B"]
+    survival: Float[Array, " B"]
+    keys: Array
+
+
+def start(
+    params: dict[str, Any],
+    config: LlamoConfig,
+    prompts: Sequence[Sequence[Sequence[int]]],
+    *,
+    room: int,
+    keys: Array | None = None,
+) -> Decoding:
+    """A state that has read its prompts.
+
+    Args:
+      params: with unstacked layers (`llamo.decoding_params`).
+      config: the model's.
+      prompts: for each of the G sides of guidance, the token ids of each of the B samples.
+      room: tokens and slots that are to come after the prompts, at most, padding included.
+      keys: [B] keys of the noise; None where no motion is going to be drawn.
+    """
+    sides, batch = len(prompts), len(prompts[0])
+    tokens, lengths = padded_tokens([ids for side in prompts for ids in side])
+    dtype = params["text"]["embed"].dtype
+    state = Decoding(
+        KVCache.empty(config.text, sides * batch, tokens.shape[1] + round_up(room), dtype),
+        position=jnp.zeros((sides, batch), jnp.int32),
+        hidden=jnp.zeros((sides, batch, config.text.width), dtype),
+        latent=jnp.zeros((batch, config.latent_channels)),
+        index=jnp.zeros(batch, jnp.int32),
+        survival=jnp.ones(batch),
+        keys=jax.random.split(jax.random.key(0), batch) if keys is None else jnp.copy(keys),
+    )
+    shape = (sides, batch)
+    return say(params, config, state, jnp.asarray(tokens.reshape(*shape, -1)), jnp.asarray(lengths.reshape(shape)))
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def say(
+    params: dict, config: LlamoConfig, state: Decoding, tokens: Int[Array, "G B T"], lengths: Int[Array, "G B"]
+) -> Decoding:
+    """Reads text: the first `lengths` of the tokens of each row. A motion that comes after it is a new one."""
+    index = jnp.broadcast_to(jnp.arange(tokens.shape[2], dtype=jnp.int32), tokens.shape)
+    places = _rows(Places(state.position[..., None] + index, (index < lengths[..., None]).astype(jnp.int32)))
+    h, cache = llamo.text_step(params, config, _rows(tokens), places, state.cache)
+    last = jnp.maximum(lengths - 1, 0).reshape(-1)
+    hidden = h[jnp.arange(len(h)), last].reshape(state.hidden.shape)
+    return dataclasses.replace(
+        state,
+        cache=cache,
+        position=state.position + lengths,
+        hidden=hidden,
+        index=jnp.zeros_like(state.index),
+        survival=jnp.ones_like(state.survival),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def show(
+    params: dict, config: LlamoConfig, state: Decoding, latents: Float[Array, "B n Z"], lengths: Int[Array, " B"]
+) -> Decoding:
+    """Reads a whole motion: the first `lengths` latents of each sample, and the slot after them."""
+    sides, batch = state.position.shape
+    inputs = jnp.pad(latents, ((0, 0), (1, 0), (0, 0)))
+    index = jnp.broadcast_to(jnp.arange(inputs.shape[1], dtype=jnp.int32), (sides, batch, inputs.shape[1]))
+    slots = lengths + 1
+    segments = (index < slots[:, None]).astype(jnp.int32)
+    places = _rows(Places(state.position[..., None] + index, segments))
+    inputs = _rows(jnp.broadcast_to(inputs, (sides, *inputs.shape)))
+    _, cache = llamo.motion_step(params, config, inputs, _rows(index) == 0, places, state.cache)
+    return dataclasses.replace(state, cache=cache, position=state.position + slots)
+
+
+def schedule(params: dict, sampling: SamplingConfig) -> flow.Schedule:
+    """What `draw` needs to know of the sampling, and is the same for every latent."""
+    return flow.schedule(params["flow_head"], solver=sampling.solver, steps=sampling.steps)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "sampling"), donate_argnames="state")
+def draw(
+    params: dict,
+    config: LlamoConfig,
+    sampling: SamplingConfig,
+    times: flow.Schedule,
+    state: Decoding,
+    noise: Float[Array, "B Z"] | None = None,
+) -> tuple[Decoding, Float[Array, "B Z"], Bool[Array, " B"]]:
+    """The next latent of each sample, and whether its motion had ended before it.
+
+    A motion has at least one latent: ending before the first would be nothing at all.
+
+    Args:
+      params: with unstacked layers (`llamo.decoding_params`).
+      config: the model's.
+      sampling: how to draw.
+      times: of `schedule`, for this sampling.
+      state: of the samples; it is donated.
+      noise: standard normal; None draws it from the keys of the state.
+    """
+    sides, batch = state.position.shape
+    position = state.position.reshape(-1, 1)
+    inputs = jnp.tile(state.latent, (sides, 1))[:, None]
+    first = jnp.tile(state.index == 0, sides)[:, None]
+    h, cache = llamo.motion_step(params, config, inputs, first, Places(position, jnp.ones_like(position)), state.cache)
+    h = h[:, 0].astype(jnp.float32).reshape(sides, batch, -1)
+
+    latent = flow.sample(
+        params["flow_head"],
+        h,
+        noise_of(config, state.keys, state.index) if noise is None else noise,
+        times,
+        solver=sampling.solver,
+        guidance=sampling.guidance,
+    )
+    survival = state.survival * (1 - jax.nn.sigmoid(llamo.exit_head(params, h[0])))
+    ended = (1 - survival > sampling.exit_threshold) & (state.index > 0)
+    state = dataclasses.replace(
+        state, cache=cache, position=state.position + 1, latent=latent, index=state.index + 1, survival=survival
+    )
+    return state, latent, ended
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def write(params: dict, config: LlamoConfig, state: Decoding) -> tuple[Decoding, Int[Array, " B"]]:
+    """The next token of text of each sample: the likeliest."""
+    tokens = llamo.lm_head(params["text"], state.hidden).argmax(-1).astype(jnp.int32)
+    return say(params, config, state, tokens[..., None], jnp.ones_like(tokens)), tokens[0]
+
+
+def noise_of(config: LlamoConfig, keys: Array, index: Int[Array, " B"]) -> Float[Array, "B Z"]:
+    """The noise of latent number `index` of each sample."""
+
+    def one(key: Array, index: Array) -> Array:
+        return jax.random.normal(jax.random.fold_in(key, index), (config.latent_channels,))
+
+    return jax.vmap(one)(keys, index)
+
+
+def _rows(tree: Any) -> Any:
+    """[G, B, ...] -> [G B, ...], the rows of the model."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
