@@ -61,7 +61,7 @@ def test_the_folder_checks_itself_without_this_project(folder: Path) -> None:
     lines = done.stdout.splitlines()
     assert (
         lines[-1] == "the PyTorch model is the JAX model"
-        and len(lines) == 13
+        and len(lines) == 16
         and all(line.startswith("ok ") for line in lines[:-1])
     )
 
