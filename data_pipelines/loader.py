@@ -70,8 +70,7 @@ class LatentLoader:
     """Endless batches, task -> `Batch`, from latent records, each with its own number of rows.
 
     `iter(loader)` is a Grain iterator: batches depend on the seed and the position alone; `get_state` is plain JSON,
-      and
-    after `set_state` an iterator goes on exactly where the other was. No record is read before it is drawn: what is
+    and after `set_state` an iterator goes on exactly where the other was. No record is read before it is drawn: what is
     asked of all of them (length, labels, speed) comes from the index.
 
     Args:
@@ -173,11 +172,10 @@ class TextLoader:
     """Endless text-only batches {"text": ...}, for pretraining a text tower on captions in the wordings of both tasks.
 
     A sample says the same motion twice: a text-to-motion prompt with one caption, then a motion-to-text prompt with
-      another and [EOS],
-    without the motion between them ([BOM] and [EOM] are no tokens of the LLM). To say "left" again, the tower has to
-    keep left and right apart, which single captions never ask for: either word may come next, so that their embeddings
-    grow alike. Where two do not fit a row, the sample ends after the first. The iterator is as `LatentLoader`'s; its
-    batches have no motion arrays.
+    another and [EOS], without the motion between them ([BOM] and [EOM] are no tokens of the LLM). To say "left" again,
+    the tower has to keep left and right apart, which single captions never ask for: either word may come next, so that
+    their embeddings grow alike. Where two do not fit a row, the sample ends after the first. The iterator is as
+    `LatentLoader`'s; its batches have no motion arrays.
 
     Args:
       captions: of each motion; motions without any are passed over.

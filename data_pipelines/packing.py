@@ -115,8 +115,7 @@ def packed_batches(
     """Batches of `rows` rows in which samples lie one after the other, first fit (Grain).
 
     Nothing is split, dropped or repeated: a sample that fits no open row closes the whole group of rows, which are then
-      given out in
-    random order. A sample longer than a row raises ValueError; whoever makes samples keeps to the budget.
+    given out in random order. A sample longer than a row raises ValueError; whoever makes samples keeps to the budget.
 
     Args:
       samples: dataset of samples.

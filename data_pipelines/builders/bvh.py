@@ -24,8 +24,7 @@ class Bvh(Dataset):
 
     captions.json maps the path of a recording, without .bvh, or its name alone where only one file has it, to its
     sentences: {"walks/walk_01": ["a person walks.", "someone goes for a walk."], ...}. 80 / 10 / 10 % of the
-      recordings,
-    by the hash of their names, train, validate and test.
+    recordings, by the hash of their names, train, validate and test.
     """
 
     name: ClassVar[str] = "bvh"

@@ -85,8 +85,8 @@ def low_foot_speeds(joints: Float[np.ndarray, "T 22 3"], fps: float = FPS) -> Fl
     in the clip.
 
     Feet that swing low dominate it: adding a slide of 0.1 m/s to every frame of recorded walks and runs raises its mean
-      by 5 %, and that of
-    `contact_speeds` threefold. It describes a gait; a ratio of it near 1 does not show that feet stand still.
+    by 5 %, and that of `contact_speeds` threefold. It describes a gait; a ratio of it near 1 does not show that feet
+    stand still.
     """
     height = joints[:, FEET, 1]
     low = height[1:] < np.percentile(height, 2, axis=0) + CONTACT_HEIGHT

@@ -48,8 +48,7 @@ def encode(joints: Float[np.ndarray, "T 22 3"], rotations: Float[np.ndarray, "T 
     """Features of a motion at 30 frames/s, in float64.
 
     The motion is made canonical first: the first frame faces +Z with the pelvis over the origin, and the lowest joint
-      of all frames is
-    the floor.
+    of all frames is the floor.
 
     Args:
       joints: metres, Y up.

@@ -16,8 +16,7 @@ class OptimConfig(Config):
     """AdamW. The learning rate warms up over steps and then falls along a cosine of the run's progress.
 
     Progress is the fraction of the run that is over: of its steps or, where the run has a time limit, of its time,
-      whichever is
-    larger. So a run on a machine that turns slow still ends annealed.
+    whichever is larger. So a run on a machine that turns slow still ends annealed.
     """
 
     learning_rate: float = 3e-3
