@@ -1,7 +1,7 @@
 """Trains the motion VAE on a data folder and writes latents with it.
 
-    python -m experiments.train_vae --data DIR --out DIR [--recipe recordings]
-    python -m experiments.train_vae --data DIR --out DIR --vae VAE      write latents with a VAE that is trained already
+python -m experiments.train_vae --data DIR --out DIR [--recipe recordings]
+python -m experiments.train_vae --data DIR --out DIR --vae VAE      write latents with a VAE that is trained already
 """
 
 import dataclasses
