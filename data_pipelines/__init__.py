@@ -1,1 +1,1 @@
-"""From recordings to training batches: builders, shards, statistics, windows, latents, packing and the loader."""
+"""From recordings to training batches: builders, data folders, windows, latents, tasks, packing and the loader."""

@@ -1,4 +1,4 @@
-"""Latent shards: motion shards through the frozen VAE."""
+"""The latents of a data folder, by the frozen VAE."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator

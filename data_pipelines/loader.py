@@ -38,6 +38,11 @@ class LoaderConfig(Config):
     prefetch: int = 4
     """Batches that a thread prepares ahead; 0 for none."""
 
+    @property
+    def max_latents(self) -> int:
+        """Latents of the longest motion that a row holds whole: the last slot is its end."""
+        return self.motion_len - 1
+
     def __post_init__(self) -> None:
         require(self.text_len >= 2, f"LoaderConfig.text_len is {self.text_len}; expected at least 2")
         require(self.motion_len >= 2, f"LoaderConfig.motion_len is {self.motion_len}; expected at least 2")
@@ -115,7 +120,7 @@ class LatentLoader:
         if not len(self.numbers):
             slow = f" moves at {config.min_speed} m/s: lower min_speed" if len(index) else " is there"
             raise InputError(f"none of {len(index)} records{slow}")
-        self.cut = int((index.lengths[self.numbers] >= config.motion_len).sum())
+        self.cut = int((index.lengths[self.numbers] > config.max_latents).sum())
         self._weights = index.balanced_weights(self.numbers, config.balance_by)
         self.skipped = Skipped()
 
@@ -133,7 +138,7 @@ class LatentLoader:
         return iter(prefetched(_named(tuple(self.rows), streams), config.prefetch))
 
     def _sampler(self, task: Task, order: SampleOrder) -> Callable[[int, np.random.Generator], Sample | None]:
-        config, room = self._config, self._config.motion_len - 1
+        config, room = self._config, self._config.max_latents
         in_a_row = 0
 
         def sample(draw: int, rng: np.random.Generator) -> Sample | None:
@@ -173,9 +178,9 @@ class TextLoader:
 
     A sample says the same motion twice: a text-to-motion prompt with one caption, then a motion-to-text prompt with
     another and [EOS], without the motion between them ([BOM] and [EOM] are no tokens of the LLM). To say "left" again,
-    the tower has to keep left and right apart, which single captions never ask for: either word may come next, so that
-    their embeddings grow alike. Where two do not fit a row, the sample ends after the first. The iterator is as
-    `LatentLoader`'s; its batches have no motion arrays.
+    the tower has to keep left and right apart. Single captions never ask for it: either word may come next, and
+    the embeddings of the two grow alike. Where two do not fit a row, the sample ends after the first. The iterator is
+    as `LatentLoader`'s; its batches have no motion arrays.
 
     Args:
       captions: of each motion; motions without any are passed over.

@@ -103,7 +103,8 @@ def write_folder(
         why = _why(details())
         raise InputError(f"{dataset['name']}: no usable motion for the train split; {path} was not written{why}")
     channels = firsts["train"][0].array.shape[1]
-    tallies = {name: _Tally(channels) for name in present}
+    names: set[str] = set()
+    tallies = {name: _Tally(channels, names) for name in present}
     with atomic_path(path, directory=True) as folder:
         rows = {name: tallies[name].count(records) for name, records in present.items()}
         with quiet_tfds():
@@ -131,14 +132,20 @@ def write_folder(
 class _Tally:
     """Counts records as they pass, and gathers their statistics and their index."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, names: set[str]):
         self.moments = Moments(channels)
+        self._names = names  # of all splits
         self._lengths: list[int] = []
         self._speeds: list[float] = []
         self._labels: list[Mapping[str, str]] = []
 
     def count(self, records: Iterable[Record]) -> Iterator[dict[str, Any]]:
         for record in records:
+            if record.name in self._names:
+                raise InputError(
+                    f'two records are called "{record.name}"; expected names that are unique in a data set'
+                )
+            self._names.add(record.name)
             self._lengths.append(len(record.array))
             self._speeds.append(record.speed)
             self._labels.append(record.labels)
@@ -169,5 +176,6 @@ def _peek(records: Iterable[Record]) -> tuple[Record | None, Iterable[Record]]:
 
 
 def _why(details: dict[str, Any]) -> str:
-    rejected = details.get("rejected", {})
-    return f" (rejected: {', '.join(f'{count} {reason}' for reason, count in rejected.items())})" if rejected else ""
+    if rejected := details.get("rejected"):
+        return f" (rejected: {', '.join(f'{count} {reason}' for reason, count in rejected.items())})"
+    return " (nothing was rejected: no recording fell to that split)"

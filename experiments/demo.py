@@ -67,7 +67,7 @@ class Demo(Reporting):
             load_tokenizer(given.folder)
         require_report_or_nothing(self.out / "report")
         require_replaceable(self.out / "bundle")
-        max_latents = recipe.loader.motion_len - 1
+        max_latents = recipe.loader.max_latents
         with clock("data"):
             folder = self._data(dataset)
             records = held_out(folder, max_latents)

@@ -25,6 +25,7 @@ import llamo_jax
 from data_pipelines.builders import DATASETS
 from data_pipelines.builders.dataset import Dataset
 from data_pipelines.folder import MotionFolder
+from data_pipelines.loader import LoaderConfig
 from data_pipelines.records import MotionRecord
 from experiments.report import CaptionRow, Pair, require_report_or_nothing, write_report
 from experiments.suites import aims_of
@@ -230,6 +231,14 @@ def model_facts(model: Llamo) -> dict[str, Any]:
     }
 
 
+def _longest(model: Llamo) -> int:
+    """Latents of the longest motion that a model was trained on whole, according to its bundle."""
+    recipe = model.bundle.info.get("recipe")
+    loader = recipe.get("loader") if isinstance(recipe, dict) else None
+    length = loader.get("motion_len") if isinstance(loader, dict) else None
+    return (LoaderConfig(motion_len=length) if isinstance(length, int) else LoaderConfig()).max_latents
+
+
 def run(command: Evaluate) -> None:
     """Runs `llamo evaluate`."""
     least = min(command.examples, command.videos, command.seed + 1)
@@ -239,13 +248,11 @@ def run(command: Evaluate) -> None:
     if command.report_to is not None:
         require_report_or_nothing(command.report_to)
     model = llamo_jax.load(command.bundle)
-    recipe = model.bundle.info.get("recipe", {})
-    motion_len = recipe.get("loader", {}).get("motion_len", 96) if isinstance(recipe, dict) else 96
     done = evaluate_model(
         model,
         command.bundle,
         folder,
-        held_out(folder, motion_len - 1),
+        held_out(folder, _longest(model)),
         llm=model.bundle.llm.folder,
         examples=command.examples,
         recogniser_seconds=command.recogniser_seconds,

@@ -103,7 +103,7 @@ class TrainVAE(Command):
     def run(self) -> None:
         recipe = recipe_named(self.recipe)
         require(self.seed >= 0, f"--seed {self.seed}; expected 0 or more")
-        max_latents = recipe.loader.motion_len - 1
+        max_latents = recipe.loader.max_latents
         if self.vae:
             encode_data(read_codec(self.vae), self.data, self.out, max_latents=max_latents)
         else:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from llamo_jax import families
 from llamo_jax.errors import InputError
+from llamo_jax.solvers import SOLVERS, Solver
 
 
 class Config:
@@ -225,3 +226,31 @@ class LlamoConfig(Config):
 
     def __post_init__(self) -> None:
         _require_positive(self, "latent_channels")
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig(Config):
+    """How latents are drawn."""
+
+    guidance: float = 2.0
+    """Classifier-free guidance scale; 1 is off, and skips the rows without text."""
+    steps: int = 10
+    """Steps of the ODE solver a latent."""
+    solver: Solver = "euler"
+    """A row of `solvers.SOLVERS`."""
+    exit_threshold: float = 0.5
+    """A motion ends at the first slot where the probability that it has ended by then exceeds this. The exit head's p
+    is a hazard: the motion has ended by then with 1 - prod (1 - p). Single p stay low where the end is uncertain."""
+
+    def __post_init__(self) -> None:
+        known = ", ".join(SOLVERS)
+        require(self.solver in SOLVERS, f'solver "{self.solver}" does not exist; expected one of {known}')
+        require(self.steps >= 1, f"steps is {self.steps}; expected at least 1")
+        require(self.guidance >= 0, f"guidance is {self.guidance}; expected 0 or more")
+        threshold = self.exit_threshold
+        require(0 < threshold < 1, f"exit_threshold is {threshold}; expected between 0 and 1")
+
+    @property
+    def guided(self) -> bool:
+        """Whether latents are drawn with and without the text."""
+        return self.guidance != 1

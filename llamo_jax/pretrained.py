@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from llamo_jax.config import SamplingConfig
 from llamo_jax.errors import InputError
-from llamo_jax.inference.decoding import SamplingConfig
 from llamo_jax.inference.generate import generate_latents
 from llamo_jax.inference.text import caption_tokens, complete_tokens
 from llamo_jax.models import llamo
@@ -86,9 +86,9 @@ class Llamo:
         text: str | Sequence[str],
         *,
         seed: int = 0,
-        guidance: float = 2.0,
-        steps: int = 10,
-        solver: Solver = "euler",
+        guidance: float = SamplingConfig.guidance,
+        steps: int = SamplingConfig.steps,
+        solver: Solver = SamplingConfig.solver,
         seconds: float | None = None,
         max_seconds: float = MAX_SECONDS,
         source: Literal["positions", "rotations"] = "positions",

@@ -1,6 +1,6 @@
-"""Solvers of the flow's ordinary differential equation, as Butcher tableaus. A new solver is a new row.
+"""Solvers of the flow's ordinary differential equation, as Butcher tableaus: the tables of numbers that define them.
 
-The PyTorch port has the same table (`convert/torch_folder/llamo_torch/flow.py`).
+A new solver is a new row. The PyTorch port has the same table (`convert/torch_folder/llamo_torch/config.py`).
 """
 
 from typing import Literal, NamedTuple
@@ -25,6 +25,6 @@ SOLVERS: dict[str, Tableau] = {
     "midpoint": Tableau(nodes=(0.0, 0.5), stages=((), (0.5,)), weights=(0.0, 1.0)),
     "heun": Tableau(nodes=(0.0, 1.0), stages=((), (1.0,)), weights=(0.5, 0.5)),
 }
-"""Euler is the paper's, with one evaluation of the velocity a step; the others look at it twice."""
+"""Solver -> its tableau. Euler is the paper's. A step takes one evaluation of the velocity for each stage."""
 
 Solver = Literal[tuple(SOLVERS)]  # type: ignore[valid-type]

@@ -89,7 +89,7 @@ def test_a_bundle_from_an_llm_alone_talks_and_does_not_move(llm_folder: Path, tm
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"solver": "rk4"}, 'solver "rk4" does not exist; expected one of euler, midpoint, heun'),
+        ({"solver": "leapfrog"}, 'solver "leapfrog" does not exist; expected one of euler, midpoint, heun'),
         ({"steps": 0}, "steps is 0; expected at least 1"),
         ({"guidance": -1.0}, r"guidance is -1\.0; expected 0 or more"),
         ({"seconds": 0.0}, "expected at least 0.13 s, one latent"),

@@ -22,7 +22,9 @@ Converted = Iterator[MotionRecord | Rejected]
 class Dataset(Config):
     """Base of all data sets. The fields of each are the options of its command, and the manifest stores them.
 
-    A subclass sets what differs and implements `takes`; one that does not come as files implements `records`.
+    A subclass is a frozen dataclass with keyword-only fields. It sets `name` and `licence`, and of the other class
+    variables what differs; its docstring is the help of its command. It implements `takes`, or, if it does not come as
+    files that `MotionClip.load` reads, `records`. The folder that it reads is its option `source`.
     """
 
     name: ClassVar[str]
@@ -54,23 +56,22 @@ class Dataset(Config):
         del caption
         return {}
 
-    def records(self, rejections: Rejections, parallel: Map) -> Mapping[str, Converted]:
+    def records(self, rejections: Rejections, parallel: Map, bar: tqdm) -> Mapping[str, Converted]:
         """Split -> its records and what is rejected, each read once and in the order of `SPLITS`.
 
         Args:
           rejections: takes note of what is left out before.
           parallel: a `map` over processes that keeps the order of its items.
+          bar: shows how many recordings are done.
         """
         takes = self.takes(rejections)
-        bar = tqdm(total=len(takes), desc=self.name, unit="take")
+        bar.reset(len(takes))
         make = functools.partial(convert, filters=self.filters)
 
         def of(split: str) -> Converted:
             for results in parallel(make, [take for take in takes if take.split == split]):
                 bar.update()
                 yield from results
-            if split == SPLITS[-1]:
-                bar.close()
 
         return {split: of(split) for split in SPLITS}
 
@@ -98,8 +99,8 @@ def build(dataset: Dataset, out: str | Path, *, workers: int = 2) -> MotionFolde
             else:
                 yield result
 
-    with processes(workers) as parallel:
-        splits = {split: usable(results) for split, results in dataset.records(rejections, parallel).items()}
+    with processes(workers) as parallel, tqdm(desc=dataset.name, unit="recording", delay=1) as bar:
+        splits = {split: usable(results) for split, results in dataset.records(rejections, parallel, bar).items()}
         write_folder(
             out,
             MotionRecord,

@@ -39,14 +39,15 @@ class Synthetic(Dataset):
         """Labels that a caption names."""
         return caption_facts(caption)
 
-    def records(self, rejections: Rejections, parallel: Map) -> Mapping[str, Converted]:
+    def records(self, rejections: Rejections, parallel: Map, bar: tqdm) -> Mapping[str, Converted]:
         """Split -> its records, in one process: each clip takes milliseconds."""
         del rejections, parallel
         # Clips of all splits come mixed, and a folder is written one split after the other: the corpus is held in
         # memory, 0.1 MB a clip.
         records: dict[str, list[MotionRecord | Rejected]] = {split: [] for split in SPLITS}
-        clips = generate_corpus(self.num_clips, self.seed)
-        for split, clip in tqdm(clips, total=self.num_clips, desc=self.name, unit="clip"):
+        bar.reset(self.num_clips)
+        for split, clip in generate_corpus(self.num_clips, self.seed):
+            bar.update()
             records[split].append(record_of(clip, CaptionedWindow(clip.name, clip.captions, clip.labels)))
         return {split: _drained(records[split]) for split in SPLITS}
 

@@ -40,8 +40,8 @@ HELD_OUT: frozenset[tuple[str, str, str, int]] = frozenset({
     ("kick", "left", "fast", 2), ("kick", "right", "fast", 2), ("squat", "none", "fast", 2), ("bow", "none", "slow", 2),
 })  # fmt: skip
 """(action, side, speed, count) that only the test split has. The same speed once and the same count at another speed
-are in training. Both sides are held out or none: were only the left leg never to kick twice quickly, "twice, quickly"
-would come to mean the right."""
+are in training. A combination is held out for both sides or for none. If training had double quick kicks of the right
+leg alone, "twice, quickly" would come to mean the right leg."""
 
 HELD_OUT_SEQUENCES = frozenset(
     {("walk", "wave"), ("turn", "raise"), ("squat", "kick"), ("bow", "walk"), ("jump", "sit")}

@@ -9,6 +9,7 @@ import tyro
 
 import llamo_jax
 from llamo_jax.commands import Reporting
+from llamo_jax.config import SamplingConfig
 from llamo_jax.motion.formats import WRITABLE, require_suffix
 from llamo_jax.motion.representation import MAX_SECONDS
 from llamo_jax.solvers import Solver
@@ -26,12 +27,12 @@ class Generate(Reporting):
     """File to write: .mp4 .gif .png (film strip) .bvh .npz or .npy (272 features), by suffix."""
     seed: int = 0
     """Same seed, same motion."""
-    guidance: float = 2.0
+    guidance: float = SamplingConfig.guidance
     """Classifier-free guidance scale; 1 is off."""
-    steps: int = 10
+    steps: int = SamplingConfig.steps
     """Steps of the ODE solver a latent."""
-    solver: Solver = "euler"
-    """ODE solver; midpoint and heun look twice a step."""
+    solver: Solver = SamplingConfig.solver
+    """ODE solver. All but euler look at the velocity more than once a step."""
     seconds: float | None = None
     """Exact length; without it the model ends the motion."""
     max_seconds: float = MAX_SECONDS

@@ -21,8 +21,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from llamo_jax.batch import Batch, MotionRows, TextRows
+from llamo_jax.config import SamplingConfig
 from llamo_jax.files import atomic_path
-from llamo_jax.inference.decoding import SamplingConfig, noise_of
+from llamo_jax.inference.decoding import noise_of
 from llamo_jax.inference.generate import generate_latents
 from llamo_jax.inference.text import caption_tokens, complete_tokens
 from llamo_jax.models import flow, llamo
@@ -97,22 +98,20 @@ def record(bundle: Bundle) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     prompt = motion_prompt(tokenizer, _TEXTS[1])
     key = jax.random.key(0)
     noise = jnp.stack([noise_of(config, key[None], jnp.array([index])) for index in range(_LATENTS)], 1)
+    draws = jnp.concatenate([noise, jnp.nextafter(noise, jnp.inf), jnp.nextafter(noise, -jnp.inf)])
     generated = {}
     for solver in SOLVERS:
         sampling, unconditional = SamplingConfig(guidance=2.0, steps=10, solver=solver), unconditional_prompt(tokenizer)
-        own, *others = (
-            generate_latents(
-                params,
-                config,
-                [prompt],
-                unconditional,
-                key[None],
-                sampling,
-                max_latents=_LATENTS,
-                until_exit=False,
-                noise=draws,
-            )[0]
-            for draws in (noise, jnp.nextafter(noise, jnp.inf), jnp.nextafter(noise, -jnp.inf))
+        own, *others = generate_latents(
+            params,
+            config,
+            [prompt] * len(draws),
+            unconditional,
+            jnp.stack([key] * len(draws)),
+            sampling,
+            max_latents=_LATENTS,
+            until_exit=False,
+            noise=draws,
         )
         generated[f"generated.{solver}"] = own
         generated[f"divergence.{solver}"] = max(np.abs(other - own).max() for other in others)

@@ -12,47 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from llamo_jax.config import LlamoConfig
-from llamo_jax.errors import InputError
+from llamo_jax.config import LlamoConfig, SamplingConfig
 from llamo_jax.inference.buckets import padded_tokens, round_up
 from llamo_jax.models import flow, llamo
 from llamo_jax.models.attention import Places
 from llamo_jax.models.cache import KVCache
-from llamo_jax.solvers import SOLVERS, Solver
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-    """How latents are drawn.
-
-    Attributes:
-      guidance: classifier-free guidance scale; 1 is off, and skips the rows without text.
-      steps: steps of the ODE solver a latent.
-      solver: a row of `solvers.SOLVERS`.
-      exit_threshold: a motion ends at the first slot where the probability that it has ended by then exceeds this. The
-        exit head's p is a hazard: the motion has ended by then with 1 - prod (1 - p). Single p stay low where the end
-        is uncertain.
-    """
-
-    guidance: float = 2.0
-    steps: int = 10
-    solver: Solver = "euler"
-    exit_threshold: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.solver not in SOLVERS:
-            raise InputError(f'solver "{self.solver}" does not exist; expected one of {", ".join(SOLVERS)}')
-        if self.steps < 1:
-            raise InputError(f"steps is {self.steps}; expected at least 1")
-        if not self.guidance >= 0:
-            raise InputError(f"guidance is {self.guidance}; expected 0 or more")
-        if not 0 < self.exit_threshold < 1:
-            raise InputError(f"exit_threshold is {self.exit_threshold}; expected between 0 and 1")
-
-    @property
-    def guided(self) -> bool:
-        """Whether latents are drawn with and without the text."""
-        return self.guidance != 1
 
 
 @jax.tree_util.register_dataclass

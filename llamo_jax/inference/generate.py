@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from llamo_jax.config import LlamoConfig
-from llamo_jax.inference.decoding import SamplingConfig, draw, schedule, start
+from llamo_jax.config import LlamoConfig, SamplingConfig
+from llamo_jax.inference.decoding import draw, schedule, start
 
 
 def generate_latents(

@@ -6,6 +6,7 @@ in] on both sides and rotary halves are split the same way, so that nothing is p
 kernel] in files, [out, kernel, in] in memory.
 """
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -157,7 +158,7 @@ def _leaf(rules: Sequence[Rule], path: str, shape: Shape) -> Leaf:
 
 
 def _by_rule(rule: Rule, path: str, shape: Shape) -> Leaf | None:
-    if match := re.fullmatch(re.sub(_NUMBER, r"(\\d+)", rule.path), path):
+    if match := _pattern(rule.path).fullmatch(path):
         numbers = iter(match.groups())
         name = re.sub(_NUMBER, lambda _: next(numbers), rule.name)
         return Leaf(path, (name,), _in_file(rule, shape), rule.axes)
@@ -165,6 +166,11 @@ def _by_rule(rule: Rule, path: str, shape: Shape) -> Leaf | None:
         names = tuple(rule.name.format(number) for number in range(shape[0]))
         return Leaf(path, names, _in_file(rule, shape[1:]), rule.axes, rule.path)
     return None
+
+
+@functools.cache
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(_NUMBER, r"(\\d+)", path))
 
 
 def _in_file(rule: Rule, shape: Shape) -> Shape:

@@ -55,6 +55,15 @@ def run(folder: Path, script: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder.parent, check=False)
 
 
+def verify(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Runs the check of a folder in this process, which saves the imports; returns its exit code."""
+    from llamo_jax.convert.torch_folder import verify
+
+    monkeypatch.setattr(verify, "FOLDER", folder)
+    monkeypatch.setattr(sys, "argv", ["verify.py"])
+    return verify.main()
+
+
 def test_the_folder_checks_itself_without_this_project(folder: Path) -> None:
     done = run(folder, "verify.py")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -74,7 +83,9 @@ def test_the_example_runs_without_this_project(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["weight", "output", "shape", "words", "nan"])
-def test_the_check_fails_where_something_differs(folder: Path, tmp_path: Path, change: str) -> None:
+def test_the_check_fails_where_something_differs(
+    folder: Path, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "model"))
     reference = load_file(copy / "reference.safetensors")
     said = {"text": "a", "continuation": "b", "caption": [5]}
@@ -89,13 +100,11 @@ def test_the_check_fails_where_something_differs(folder: Path, tmp_path: Path, c
         said = said if change == "words" else json.loads(header["__metadata__"]["said"])
         decoded = {"output": decoded + 1e-3, "shape": decoded[:-4], "nan": decoded * np.nan, "words": decoded}[change]
         save_file(reference | {"decoded": decoded}, copy / "reference.safetensors", metadata={"said": json.dumps(said)})
-    done = run(copy, "verify.py")
-    assert done.returncode == 1
-    assert (
-        ("SHA-256" in done.stderr) if change == "weight" else ("the PyTorch model is NOT the JAX model" in done.stdout)
-    )
-    assert ("FAIL  decoded" in done.stdout) == (change in ("output", "shape", "nan"))
-    assert ("FAIL  caption" in done.stdout) == (change == "words")
+    assert verify(copy, monkeypatch) == 1
+    printed = capsys.readouterr()
+    assert ("SHA-256" in printed.err) if change == "weight" else "the PyTorch model is NOT the JAX model" in printed.out
+    assert ("FAIL  decoded" in printed.out) == (change in ("output", "shape", "nan"))
+    assert ("FAIL  caption" in printed.out) == (change == "words")
 
 
 def test_it_comes_back_bit_for_bit(bundle: Path, folder: Path, tmp_path: Path) -> None:
@@ -144,8 +153,6 @@ def test_what_pytorch_trains_jax_runs(folder: Path, tmp_path: Path) -> None:
 def test_every_family_goes_to_pytorch(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a Hugging Face folder to a bundle, whose towers have the family's options, to PyTorch, compared with what
     JAX recorded."""
-    from llamo_jax.convert.torch_folder import verify
-
     family, changes = VARIANTS[variant]
     random_llm(tmp_path / "llm", family, **(changes | {"vocab_size": 320, "max_position_embeddings": 256}))
     train_tokenizer(["a person walks."], 300, tmp_path / "llm")
@@ -160,9 +167,7 @@ def test_every_family_goes_to_pytorch(variant: str, tmp_path: Path, monkeypatch:
         part["weight"] += 0.01 * jax.random.normal(jax.random.key(index), part["weight"].shape)
     write_bundle(tmp_path / "bundle", whole)
     to_torch(tmp_path / "bundle", tmp_path / "torch")
-    monkeypatch.setattr(verify, "FOLDER", tmp_path / "torch")
-    monkeypatch.setattr(sys, "argv", ["verify.py"])
-    assert verify.main() == 0
+    assert verify(tmp_path / "torch", monkeypatch) == 0
 
 
 def test_mistakes_are_told(bundle: Path, folder: Path, tmp_path: Path) -> None:

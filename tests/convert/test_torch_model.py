@@ -18,13 +18,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llamo_jax.batch import Batch
+from llamo_jax.config import SamplingConfig
 from llamo_jax.inference import generate as jax_generate
 from llamo_jax.inference import text as jax_text
-from llamo_jax.inference.decoding import SamplingConfig
 from llamo_jax.models import flow, llamo
 from llamo_jax.models import motion_vae as jax_vae
 from llamo_jax.motion import MotionClip, representation
 from llamo_jax.pretrained import Llamo
+from llamo_jax.solvers import SOLVERS
 from llamo_jax.storage import layout
 from llamo_jax.storage.bundle import Bundle, read_bundle
 from llamo_jax.storage.weights import write_tree
@@ -223,7 +224,7 @@ def _noise(keys: Any, count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-@pytest.mark.parametrize("solver", ["euler", "midpoint", "heun"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_generated_latents(port, contents, params, solver, guidance):
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
     prompts = [[1, 5, 9, 30], [1, 7]]
@@ -528,7 +529,7 @@ def test_a_sharded_llm(port, torch_bundle, tmp_path):
 
 def test_wrong_settings_say_so(port):
     for settings, match in (
-        ({"solver": "rk4"}, "solver"),
+        ({"solver": "leapfrog"}, "solver"),
         ({"steps": 0}, "steps"),
         ({"guidance": -1}, "guidance"),
         ({"seconds": 0.0}, "duration"),
@@ -540,7 +541,7 @@ def test_wrong_settings_say_so(port):
     with pytest.raises(ValueError, match="empty"):
         port.stream("  ")
     with pytest.raises(ValueError, match="solver"):
-        port.stream(TEXTS[0], solver="rk4")
+        port.stream(TEXTS[0], solver="leapfrog")
     with pytest.raises(ValueError, match="motion 0"):
         port.encode(torch.zeros(3, 272))
 

@@ -1,5 +1,6 @@
 """Data folders: what is written is read, whole or not at all."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -20,10 +21,14 @@ def motion_records(count, seed=0):
         yield MotionRecord(f"clip{number}", features, (f"caption {number}", "ein Mann läuft"), {"content": "walk"})
 
 
+def renamed(records):
+    return (dataclasses.replace(record, name=f"test-{record.name}") for record in records)
+
+
 @pytest.fixture
 def folder(tmp_path):
     path = tmp_path / "data"
-    splits = {"train": motion_records(5), "validation": motion_records(0), "test": motion_records(2, 1)}
+    splits = {"train": motion_records(5), "validation": motion_records(0), "test": renamed(motion_records(2, 1))}
     write_folder(path, MotionRecord, splits, dataset=DATASET, details=lambda: {"rejected": {"too short": 3}})
     return path
 
@@ -201,6 +206,12 @@ class TestBadInput:
                 dataset=DATASET,
                 details=lambda: {"rejected": {"late": 2}},
             )
+        assert not (tmp_path / "x").exists()
+
+    def test_two_records_of_one_name(self, tmp_path):
+        splits = {"train": motion_records(3), "test": motion_records(1)}
+        with pytest.raises(InputError, match='two records are called "clip0"; expected names that are unique'):
+            write_folder(tmp_path / "x", MotionRecord, splits, dataset=DATASET)
         assert not (tmp_path / "x").exists()
 
     def test_something_in_the_way(self, tmp_path):

@@ -25,8 +25,8 @@ def motions(tmp_path):
         tmp_path / "motions",
         MotionRecord,
         {"train": train, "test": [record("other", 50)]},
-        builder="test",
-        source="made here",
+        dataset={"name": "test"},
+        licence="made here",
     )
     return tmp_path / "motions"
 

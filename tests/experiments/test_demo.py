@@ -57,7 +57,7 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
         Demo(out=tmp_path, seed=-1).run()
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").write_text("<h1>Mine</h1>")
-    with pytest.raises(InputError, match="exists and is no report of ours"):
+    with pytest.raises(InputError, match="exists and is not a report of ours"):
         Demo(out=tmp_path).run()
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 

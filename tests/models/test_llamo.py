@@ -176,8 +176,9 @@ def test_a_tableau_is_consistent_and_explicit(solver: str) -> None:
     assert [sum(before) for before in stages] == pytest.approx(list(nodes))
 
 
-@pytest.mark.parametrize("solver", ["euler", "midpoint", "heun"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_hoisted_sampling_is_the_plain_loop(config: LlamoConfig, params: dict, solver: str) -> None:
+    """The sampler against the definition of the method, one evaluation of the velocity after the other."""
     head = params["flow_head"]
     condition, unconditional = jax.random.normal(jax.random.key(0), (2, 3, config.motion.width))
     noise = jax.random.normal(jax.random.key(1), (3, config.latent_channels))
@@ -186,19 +187,34 @@ def test_hoisted_sampling_is_the_plain_loop(config: LlamoConfig, params: dict, s
         with_text, without = (velocity(head, x, c, jnp.full(3, t)) for c in (condition, unconditional))
         return without + 1.7 * (with_text - without)
 
+    nodes, stages, weights = SOLVERS[solver]
     x, dt = noise, 1 / 6
     for i in range(6):
-        t = i * dt
-        first = v(x, t)
-        if solver == "midpoint":
-            first = v(x + dt / 2 * first, t + dt / 2)
-        elif solver == "heun":
-            first = (first + v(x + dt * first, t + dt)) / 2
-        x = x + dt * first
+        ks: list[jnp.ndarray] = []
+        for node, before in zip(nodes, stages, strict=True):
+            ks.append(v(x + dt * sum((a * k for a, k in zip(before, ks, strict=True)), 0.0), (i + node) * dt))
+        x = x + dt * sum(b * k for b, k in zip(weights, ks, strict=True))
     conditions = jnp.stack([condition, unconditional])
     times = flow.schedule(head, solver=solver, steps=6)
     sampled = sample_flow(head, conditions, noise, times, solver=solver, guidance=1.7)
     np.testing.assert_allclose(sampled, x, atol=1e-5)
+
+
+def test_the_methods_are_those_of_their_names() -> None:
+    """One step of size h on dx/dt = f(t, x), written out."""
+
+    def f(t: float, x: float) -> float:
+        return np.sin(3 * t) - 0.7 * x
+
+    h, x = 0.3, 1.2
+    middle, end = f(h / 2, x + h / 2 * f(0, x)), f(h, x + h * f(0, x))
+    expected = {"euler": x + h * f(0, x), "midpoint": x + h * middle, "heun": x + h / 2 * (f(0, x) + end)}
+    for name, value in expected.items():
+        nodes, stages, weights = SOLVERS[name]
+        ks: list[float] = []
+        for node, before in zip(nodes, stages, strict=True):
+            ks.append(f(node * h, x + h * sum(a * k for a, k in zip(before, ks, strict=True))))
+        assert x + h * sum(b * k for b, k in zip(weights, ks, strict=True)) == pytest.approx(value, rel=1e-12), name
 
 
 def test_straight_flow_is_exact_in_one_step(config: LlamoConfig, params: dict) -> None:
