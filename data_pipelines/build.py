@@ -30,6 +30,11 @@ class Build(Reporting):
 
 def _command(kind: type[Dataset]) -> type[Dataset]:
     """The command of a data set: its own fields and those of `Build`."""
+    own, shared = ({field.name for field in dataclasses.fields(each)} for each in (kind, Build))
+    if own & shared:
+        raise TypeError(
+            f"{kind.__name__}: options {sorted(own & shared)} are those of every data set; name them otherwise"
+        )
     made = dataclasses.make_dataclass(kind.__name__, (), bases=(kind, Build), frozen=True, kw_only=True)
     made.__doc__, made.kind = kind.__doc__, kind
     return made

@@ -41,10 +41,10 @@ class Window(NamedTuple):
     complete: bool
 
 
-def windows(num_frames: int, max_frames: int, min_frames: int = MIN_FRAMES) -> list[Window]:
-    """Consecutive windows of at most `max_frames`; one that would be shorter than `min_frames` is left out."""
+def windows(num_frames: int, max_frames: int) -> list[Window]:
+    """Consecutive windows of at most `max_frames`; one that would be shorter than `MIN_FRAMES` is left out."""
     spans = [(start, min(start + max_frames, num_frames)) for start in range(0, num_frames, max_frames)]
-    return [Window(start, stop, stop == num_frames) for start, stop in spans if stop - start >= min_frames]
+    return [Window(start, stop, stop == num_frames) for start, stop in spans if stop - start >= MIN_FRAMES]
 
 
 def write_latents(

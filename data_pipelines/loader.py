@@ -1,15 +1,15 @@
 """Training batches of the model: captioned latents, through prompts and tokens, packed into two streams."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import grain
 import numpy as np
 
 from data_pipelines.index import Index
-from data_pipelines.order import SampleOrder, mixed_seed, prefetched, sample_stream, stable_hash
+from data_pipelines.order import SampleOrder, mixed_seed, prefetched, sample_stream
 from data_pipelines.packing import Sample, packed_batches, text_only
-from data_pipelines.records import LatentRecord, Record
+from data_pipelines.records import LatentRecord
 from data_pipelines.tasks import TASKS, Drawn, Task, wording
 from llamo_jax import prompts
 from llamo_jax.batch import Batch
@@ -55,11 +55,11 @@ class LoaderConfig(Config):
 
 @dataclasses.dataclass
 class Skipped:
-    """What of the records that were drawn did not fit a row. Nothing is left out without being counted here.
+    """What of the records that were drawn was of no use. Nothing is left out without being counted here.
 
     Attributes:
       drawn: records drawn.
-      captions: captions of them with a prompt longer than a row.
+      captions: captions of them that are empty, or with their prompt longer than a row.
       records: records of them that have no caption left.
     """
 
@@ -68,7 +68,7 @@ class Skipped:
     records: int = 0
 
     def __str__(self) -> str:
-        return f"{self.records} of {self.drawn} draws, and {self.captions} captions in them, were too long for a row"
+        return f"{self.records} of {self.drawn} draws had no caption, {self.captions} captions were too long or empty"
 
 
 class LatentLoader:
@@ -93,8 +93,8 @@ class LatentLoader:
       skipped: what did not fit, as far as it was drawn.
 
     Raises:
-      InputError: no record is left, a label to balance by is missing, or a task does not exist. While drawing: none of
-        many records has a caption that fits.
+      InputError: no record is left, one has no measured speed where that is asked for, a label to balance by is
+        missing, or a task does not exist. While drawing: none of many records has a caption that fits.
     """
 
     def __init__(
@@ -115,8 +115,7 @@ class LatentLoader:
         self._records, self._statistics, self._tokenizer = records, statistics, tokenizer
         self._eom_id, self._config = eom_id, config
         self.rows = dict(rows)
-        moving = index.speeds >= config.min_speed if config.min_speed else np.ones(len(index), bool)
-        self.numbers = np.flatnonzero(moving)
+        self.numbers = np.flatnonzero(_moving(index, config.min_speed))
         if not len(self.numbers):
             slow = f" moves at {config.min_speed} m/s: lower min_speed" if len(index) else " is there"
             raise InputError(f"none of {len(index)} records{slow}")
@@ -144,10 +143,11 @@ class LatentLoader:
         def sample(draw: int, rng: np.random.Generator) -> Sample | None:
             nonlocal in_a_row
             record = self._records[int(self.numbers[order[draw]])]
-            lengths = [max(task.text_lengths(text, self._tokenizer, self._eom_id)) for text in record.captions]
-            fitting = [text for text, n in zip(record.captions, lengths, strict=True) if n <= config.text_len]
+            texts = [text for text in record.captions if text.strip()]
+            lengths = [max(task.text_lengths(text, self._tokenizer, self._eom_id)) for text in texts]
+            fitting = [text for text, n in zip(texts, lengths, strict=True) if n <= config.text_len]
             self.skipped.drawn += 1
-            self.skipped.captions += len(lengths) - len(fitting)
+            self.skipped.captions += len(record.captions) - len(fitting)
             if not fitting:
                 self.skipped.records += 1
                 in_a_row += 1
@@ -168,8 +168,7 @@ class LatentLoader:
         if in_a_row >= max(1000, 2 * len(self.numbers)):
             raise InputError(
                 f"none of {in_a_row} records that were drawn has a caption that fits {self._config.text_len} text "
-                f"tokens "
-                f"with its prompt (the last takes {longest}): raise text_len"
+                f"tokens with its prompt (the last takes {longest}): raise text_len"
             )
 
 
@@ -243,18 +242,13 @@ class TextLoader:
         return 1 + max(len(self._first(caption, number)) for number in range(len(prompts.TEXT_TO_MOTION)))
 
 
-def evaluation_examples(records: Sequence[Record], limit: int | None = None) -> Iterator[tuple[str, Record]]:
-    """(caption, record) of every record, or of `limit` spread evenly over them; which caption depends on the record's
-    name alone."""
-    numbers = (
-        range(len(records))
-        if limit is None
-        else np.linspace(0, len(records) - 1, min(limit, len(records))).round().astype(int)
-    )
-    for number in numbers:
-        record = records[int(number)]
-        if record.captions:
-            yield record.captions[stable_hash(record.name) % len(record.captions)], record
+def _moving(index: Index, min_speed: float) -> np.ndarray:
+    if not min_speed:
+        return np.ones(len(index), bool)
+    if unknown := int(np.isnan(index.speeds).sum()):
+        found = f"{unknown} of {len(index)} records have no measured speed"
+        raise InputError(f"{found}; expected one for min_speed {min_speed}: let their data set measure it")
+    return index.speeds >= min_speed
 
 
 def _named(names: tuple[str, ...], streams: list[grain.IterDataset]) -> grain.IterDataset[dict[str, Batch]]:

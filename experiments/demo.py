@@ -104,11 +104,11 @@ class Demo(Reporting):
 
     def _dataset(self) -> Dataset:
         kind = next(kind for kind in DATASETS if kind.name == self.corpus)
-        if kind is Synthetic:
-            return Synthetic(num_clips=self.clips, seed=self.seed)
-        if self.source is None:
+        taken = {field.name for field in dataclasses.fields(kind)}
+        if "source" in taken and self.source is None:
             raise InputError(f"--corpus {self.corpus} needs --source: the folder of the recordings")
-        return kind(source=self.source)
+        options = {"source": self.source, "num_clips": self.clips, "seed": self.seed}
+        return kind(**{name: value for name, value in options.items() if name in taken})
 
     def _data(self, dataset: Dataset) -> MotionFolder:
         path = self.out / "data"

@@ -109,10 +109,11 @@ def pretrain(
         "seed": seed,
         "data": latents.manifest["records"] | {"latents": fingerprint(measured)},
     }
-    for number, stage in enumerate(recipe.stages):
-        # Stages see other batches and other noise, even those that train the same parameters.
-        stage_seed = mixed_seed(seed, number)
-        loader = LatentLoader(
+    # Stages see other batches and other noise, even those that train the same parameters.
+    seeds = [mixed_seed(seed, number) for number in range(len(recipe.stages))]
+    # All loaders before the work: what a late stage cannot use is told at once.
+    loaders = [
+        LatentLoader(
             records,
             records.index,
             statistics,
@@ -121,11 +122,14 @@ def pretrain(
             stage.rows,
             dataclasses.replace(recipe.loader, seed=stage_seed, min_speed=stage.min_speed),
         )
+        for stage, stage_seed in zip(recipe.stages, seeds, strict=True)
+    ]
+    for stage, stage_seed, loader in zip(recipe.stages, seeds, loaders, strict=True):
         print(f"{stage.run.name}: {len(loader.numbers)} of {len(records)} records, {loader.cut} longer than a row")
         run = dataclasses.replace(stage.run, seed=stage_seed)
         rows = tuple(stage.rows.values())
         params = _run_stage(run, rows, config, recipe, params, frozen, iter(loader), out, settings)
-        if loader.skipped.captions:
+        if loader.skipped.captions or loader.skipped.records:
             print(f"{stage.run.name}: {loader.skipped}")
     bundle = Bundle(
         config=config,

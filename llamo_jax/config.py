@@ -5,6 +5,7 @@ import dataclasses
 import json
 import types
 import typing
+from pathlib import Path
 from typing import Any, Self
 
 from llamo_jax import families
@@ -17,7 +18,7 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON values."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return json.loads(json.dumps(dataclasses.asdict(self), default=str))  # paths are text
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
@@ -57,6 +58,11 @@ def _from_json(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise InputError(f"{where}: found {value!r}, expected an object")
         return {key: _from_json(hint.__args__[1], item, f"{where}.{key}") for key, item in value.items()}
+    if typing.get_origin(hint) is typing.Literal:
+        require(value in hint.__args__, f"{where}: found {value!r}, expected one of {', '.join(hint.__args__)}")
+        return value
+    if hint is Path and isinstance(value, str):
+        return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

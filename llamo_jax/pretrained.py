@@ -112,7 +112,7 @@ class Llamo:
         Raises:
           InputError: an empty text, a setting out of range, or a bundle that was never trained on motion.
         """
-        self._require_trained()
+        self.require_trained()
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             return []
@@ -148,7 +148,7 @@ class Llamo:
         Raises:
           InputError: a clip of less than 4 frames, or a bundle that was never trained on motion.
         """
-        self._require_trained()
+        self.require_trained()
         clips = [clip] if isinstance(clip, MotionClip) else list(clip)
         if not clips:
             return []
@@ -197,17 +197,18 @@ class Llamo:
         """Un-normalised features of normalised latents."""
         return self.codec.decode([np.asarray(latents)])[0]
 
-    def _require_positions(self, needed: int, what: str) -> None:
-        if needed > self.config.text.max_positions:
-            raise InputError(
-                f"{what} need {needed} positions; the LLM has {self.config.text.max_positions}: make it shorter"
-            )
-
-    def _require_trained(self) -> None:
+    def require_trained(self) -> None:
+        """Raises InputError for a bundle of an LLM alone, which knows no motion."""
         if not self.bundle.info.get("trained"):
             raise InputError(
                 "this bundle was made from an LLM alone and knows no motion yet; "
                 "train it with `python -m experiments.pretrain`"
+            )
+
+    def _require_positions(self, needed: int, what: str) -> None:
+        if needed > self.config.text.max_positions:
+            raise InputError(
+                f"{what} need {needed} positions; the LLM has {self.config.text.max_positions}: make it shorter"
             )
 
 

@@ -78,9 +78,8 @@ class Dataset(Config):
     def identity(self) -> dict[str, Any]:
         """What makes this the same data, as JSON: its name and options, with the whole path of its source."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"name": self.name} | {
-            name: str(value.resolve()) if isinstance(value, Path) else value for name, value in values.items()
-        }
+        whole = {name: value.resolve() for name, value in values.items() if isinstance(value, Path)}
+        return {"name": self.name} | dataclasses.replace(self, **whole).to_json()
 
 
 def build(dataset: Dataset, out: str | Path, *, workers: int = 2) -> MotionFolder:

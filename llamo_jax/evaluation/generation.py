@@ -78,7 +78,7 @@ class Generation:
     seed: int = 0
     batch_size: int = 32
     max_seconds: float = MAX_SECONDS
-    long_seconds: float = 20.0
+    long_seconds: float = MAX_SECONDS
     long_count: int = 16
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     generated: Generated | None = None
@@ -139,7 +139,7 @@ class Generation:
         lengths = [
             (len(features) // FRAMES_PER_LATENT, len(example.features) // FRAMES_PER_LATENT)
             for features, example in zip(made, held.examples, strict=True)
-            if getattr(example, "complete", True) and len(example.features) <= self.max_seconds * FPS
+            if len(example.features) <= self.max_seconds * FPS
         ]
         if lengths:
             found, wanted = np.array(lengths).T

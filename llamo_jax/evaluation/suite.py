@@ -14,7 +14,7 @@ from llamo_jax.pretrained import Llamo
 
 
 class Example(Protocol):
-    """A held-out record. One with `complete` false was cut, and its length says nothing."""
+    """A held-out record."""
 
     name: str
     features: Float[np.ndarray, "T 272"]

@@ -18,6 +18,8 @@ from llamo_jax.models import flow, llamo
 from llamo_jax.models.attention import Places
 from llamo_jax.models.cache import KVCache
 
+_NEXT_MOTION = 2**32 - 1  # beyond the number of any latent
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Decoding:
       latent: the last latent, the input of the next slot of motion.
       index: how many latents the motion has; at 0 the next slot is fed [BOM].
       survival: probability that the motion has not ended yet.
-      keys: of the noise: latent i of sample b draws from fold_in(keys[b], i) alone, whatever else is in the batch.
+      keys: of the noise: latent i of sample b draws from fold_in(keys[b], i) alone, whatever else is in the batch. Text
+        after a motion changes them: no two motions of a sample have the same noise.
     """
 
     cache: KVCache
@@ -88,6 +91,7 @@ def say(
     places = _rows(Places(state.position[..., None] + index, (index < lengths[..., None]).astype(jnp.int32)))
     h, cache = llamo.text_step(params, config, _rows(tokens), places, state.cache)
     last = jnp.maximum(lengths - 1, 0).reshape(-1)
+    renewed = jax.vmap(lambda key: jax.random.fold_in(key, _NEXT_MOTION))(state.keys)
     hidden = h[jnp.arange(len(h)), last].reshape(state.hidden.shape)
     return dataclasses.replace(
         state,
@@ -96,6 +100,7 @@ def say(
         hidden=hidden,
         index=jnp.zeros_like(state.index),
         survival=jnp.ones_like(state.survival),
+        keys=jnp.where(state.index > 0, renewed, state.keys),
     )
 
 

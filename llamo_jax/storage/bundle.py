@@ -86,7 +86,7 @@ def write_bundle(path: str | Path, bundle: Bundle, *, llm_storage: LLMStorage = 
 
     Raises:
       InputError: something else is at `path`, the LLM's folder does not hold the text tower, bit for bit, a weight is
-        not finite, or an LLM that is not from the Hub is to be pinned.
+        not finite, an LLM that is not from the Hub is to be pinned, or one that lies in `path` itself to be linked.
     """
     path = Path(path)
     require_replaceable(path)
@@ -97,6 +97,8 @@ def write_bundle(path: str | Path, bundle: Bundle, *, llm_storage: LLMStorage = 
     with atomic_path(path, directory=True) as folder:
         _require_same_llm(bundle)
         llm_files = huggingface.files_of(bundle.llm.folder)
+        if llm_storage == "link" and any(file.resolve().is_relative_to(path.resolve()) for file in llm_files):
+            raise InputError(f"{path}: its own LLM would be replaced by links to itself; use copy, or another folder")
         _store_llm(llm_files, folder / "llm", llm_storage)
         motion, codec = flatten(bundle.motion), _codec_tensors(bundle.codec)
         _require_finite(motion | codec)

@@ -23,12 +23,12 @@ class DataIterator(Protocol):
 
 
 class Checkpoints:
-    """The checkpoints of one stage, the newest `keep` of them, in a folder of their own."""
+    """The checkpoints of one stage, the newest two, in a folder of their own."""
 
-    def __init__(self, folder: str | Path, keep: int = 2):
+    def __init__(self, folder: str | Path):
         # Orbax and absl log every save at INFO and every optional dependency as a warning.
         logging.getLogger("absl").setLevel(logging.ERROR)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
 
     @property
@@ -85,9 +85,9 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def checkpoints(folder: str | Path, keep: int = 2) -> Iterator[Checkpoints]:
+def checkpoints(folder: str | Path) -> Iterator[Checkpoints]:
     """`Checkpoints` that are closed when the block ends."""
-    manager = Checkpoints(folder, keep)
+    manager = Checkpoints(folder)
     try:
         yield manager
     finally:

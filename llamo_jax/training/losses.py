@@ -72,23 +72,26 @@ def llamo_loss(
       params: the whole tree.
       config: the model's.
       loss: weights of the terms.
-      batches: task -> batch: "t2m" (flow and exit), "m2t" (captions) and "text" (plain language modelling).
+      batches: task -> batch, of the tasks in `TASK_LOSSES`.
       key: of the noise.
+
+    Raises:
+      ValueError: there is no loss for one of the tasks.
     """
+    if unknown := set(batches) - set(TASK_LOSSES):
+        raise ValueError(f"no loss for the tasks {sorted(unknown)}; expected among {list(TASK_LOSSES)}")
     total, metrics = jnp.float32(0.0), {}
-    if "t2m" in batches:
-        terms = _text_to_motion_loss(params, config, loss, batches["t2m"], key)
-        total += terms["flow"] + loss.exit_weight * terms["exit"]
-        metrics |= terms
-    for task in ("m2t", "text"):
+    for task, loss_of in TASK_LOSSES.items():
         if task in batches:
-            terms = _next_token_loss(params, config, batches[task])
-            total += loss.text_weight * terms["loss"]
-            metrics |= {f"{task}_{name}": value for name, value in terms.items()}
+            term, figures = loss_of(params, config, loss, batches[task], key)
+            total += term
+            metrics |= {f"{task}_{name}": value for name, value in figures.items()}
     return total, {"loss": total} | metrics
 
 
-def _text_to_motion_loss(params: dict, config: LlamoConfig, loss: LlamoLossConfig, batch: Batch, key: Array) -> Metrics:
+def _generation_loss(
+    params: dict, config: LlamoConfig, loss: LlamoLossConfig, batch: Batch, key: Array
+) -> tuple[Array, Metrics]:
     history_key, time_key, noise_key = jax.random.split(key, 3)
     motion, head = batch.motion, params["flow_head"]
     latents = motion.latents
@@ -102,15 +105,24 @@ def _text_to_motion_loss(params: dict, config: LlamoConfig, loss: LlamoLossConfi
     predicted = flow.velocity(head, x_t, flow.modulations(head, h, flow.embed_time(head, t)))
     error = jnp.square(predicted - (latents - noise)).mean((0, 3))
     ends = optax.sigmoid_binary_cross_entropy(llamo.exit_head(params, h), motion.exit_targets)
-    return {"flow": _mean(error, motion.flow_mask), "exit": _mean(ends, motion.exit_mask)}
+    figures = {"flow": _mean(error, motion.flow_mask), "exit": _mean(ends, motion.exit_mask)}
+    return figures["flow"] + loss.exit_weight * figures["exit"], figures
 
 
-def _next_token_loss(params: dict, config: LlamoConfig, batch: Batch) -> Metrics:
+def _next_token_loss(
+    params: dict, config: LlamoConfig, loss: LlamoLossConfig, batch: Batch, key: Array
+) -> tuple[Array, Metrics]:
+    del key  # nothing is drawn
     h, _ = llamo.hidden(params, config, batch)
     logits = llamo.lm_head(params["text"], h)
     targets, mask = batch.text.targets, batch.text.loss_mask
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return {"loss": _mean(nll, mask), "accuracy": _mean(logits.argmax(-1) == targets, mask)}
+    figures = {"loss": _mean(nll, mask), "accuracy": _mean(logits.argmax(-1) == targets, mask)}
+    return loss.text_weight * figures["loss"], figures
+
+
+TASK_LOSSES = {"t2m": _generation_loss, "m2t": _next_token_loss, "text": _next_token_loss}
+"""Task -> its weighted loss and figures: flow and exit of generated motion, captions, and plain language modelling."""
 
 
 def vae_loss(

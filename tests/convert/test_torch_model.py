@@ -223,6 +223,12 @@ def _noise(keys: Any, count: int) -> np.ndarray:
     return np.asarray(jax.vmap(lambda key: jax.vmap(lambda index: token(key, index))(jnp.arange(count)))(keys))
 
 
+def test_the_tables_of_solvers_are_the_same():
+    assert list(modeling_llamo.SOLVERS) == list(SOLVERS)
+    for name, tableau in SOLVERS.items():
+        assert tuple(modeling_llamo.SOLVERS[name]) == tuple(tableau), name
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_generated_latents(port, contents, params, solver, guidance):
@@ -664,6 +670,9 @@ def test_it_needs_nothing_of_this_project(port, torch_bundle, tmp_path):
         assert not re.search(r"import (llamo_jax|numpy|jax|flax)|from (llamo_jax|numpy|jax|flax)", file.read_text()), (
             file
         )
+    shutil.copytree(source, tmp_path / "other", ignore=shutil.ignore_patterns("__pycache__"))
+    with open(tmp_path / "other" / "llamo_torch" / "__init__.py", "a") as file:
+        file.write("\nSOLVERS = {'only': SOLVERS['euler']}\n")
     tokens = torch.arange(3, 9)[None]
     torch.save(port.text_logits(tokens), tmp_path / "expected.pt")
     code = (
@@ -672,6 +681,11 @@ def test_it_needs_nothing_of_this_project(port, torch_bundle, tmp_path):
         f"spec = importlib.util.spec_from_file_location('modeling_llamo', {str(tmp_path / 'modeling_llamo.py')!r})\n"
         "module = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(module)\n"
+        # A second folder in the same process runs its own code.
+        f"other = importlib.util.spec_from_file_location('other', {str(tmp_path / 'other' / 'modeling_llamo.py')!r})\n"
+        "second = importlib.util.module_from_spec(other)\n"
+        "other.loader.exec_module(second)\n"
+        "assert set(second.SOLVERS) == {'only'} and 'euler' in module.SOLVERS\n"
         f"model = module.LLaMoForMotion.from_pretrained({str(torch_bundle)!r})\n"
         f"expected = torch.load({str(tmp_path / 'expected.pt')!r}, weights_only=True)\n"
         "assert torch.equal(model.text_logits(torch.arange(3, 9)[None]), expected)\n"

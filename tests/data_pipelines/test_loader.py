@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.index import Index
-from data_pipelines.loader import LatentLoader, LoaderConfig, TextLoader, evaluation_examples
+from data_pipelines.loader import LatentLoader, LoaderConfig, TextLoader
 from llamo_jax import prompts
 from llamo_jax.errors import InputError
 
@@ -179,6 +179,10 @@ def test_slow_motions_are_left_out_by_the_index(latent_records, statistics, toke
     assert {number for batch in take(iter(loader), 10) for number in numbers(batch["t2m"])} == {35, 36, 37, 38, 39}
     with pytest.raises(InputError, match=r"none of 40 records moves at 1.0 m/s: lower min_speed"):
         make(records, statistics, tokenizer, config=dataclasses.replace(CONFIG, min_speed=1.0))
+    unknown = [records[0], dataclasses.replace(records[1], speed=float("nan"))]
+    with pytest.raises(InputError, match="1 of 2 records have no measured speed"):
+        make(unknown, statistics, tokenizer, config=dataclasses.replace(CONFIG, min_speed=0.35))
+    assert len(make(unknown, statistics, tokenizer).numbers) == 2
 
 
 def test_no_record_is_read_before_it_is_drawn(latent_records, statistics, tokenizer):
@@ -254,16 +258,6 @@ class TestText:
         texts = arrays(next(iter(loader)))["text"]
         tokens = texts["text/tokens"][0][texts["text/segments"][0] == 1].tolist()
         assert tokens in allowed
-
-
-def test_evaluation_examples(latent_records):
-    examples = list(evaluation_examples(latent_records))
-    assert [record.name for _, record in examples] == [record.name for record in latent_records]
-    assert all(caption in record.captions for caption, record in examples)
-    assert len({record.captions.index(caption) for caption, record in examples}) == 2
-    # The caption of a record does not depend on where it stands.
-    assert examples[::-1] == list(evaluation_examples(latent_records[::-1]))
-    assert [record.name for _, record in evaluation_examples(latent_records, 3)] == ["clip0", "clip20", "clip39"]
 
 
 class TestBadInput:

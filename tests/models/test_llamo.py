@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from llamo_jax.batch import Batch, MotionRows, TextRows
-from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig
+from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig, SamplingConfig
+from llamo_jax.inference import decoding
 from llamo_jax.models import flow, llamo, mot
 from llamo_jax.models.attention import Places
 from llamo_jax.models.cache import KVCache
@@ -166,6 +167,23 @@ def test_equal_towers_start_as_a_copy(params: dict) -> None:
         LlamoConfig(llm, MotionTowerConfig(16, 24), FlowHeadConfig(8, 1), 5), jax.random.key(0), params["text"]
     )
     jax.tree.map(np.testing.assert_array_equal, motion["motion"]["layers"], params["text"]["layers"])
+
+
+def test_no_two_motions_of_a_sample_have_the_same_noise(config: LlamoConfig, params: dict) -> None:
+    tree, sampling = llamo.decoding_params(params), SamplingConfig(guidance=1.0, steps=2)
+    times = decoding.schedule(tree, sampling)
+
+    def say(state: decoding.Decoding) -> decoding.Decoding:
+        return decoding.say(tree, config, state, jnp.array([[[3]]]), jnp.array([[1]]))
+
+    state = decoding.start(tree, config, [[[1, 2]]], room=32, keys=jax.random.key(0)[None])
+    first = jax.random.key_data(state.keys)
+    # Text before a motion changes nothing, however it is said.
+    state = say(state)
+    np.testing.assert_array_equal(jax.random.key_data(state.keys), first)
+    state, _, _ = decoding.draw(tree, config, sampling, times, state)
+    state = say(state)
+    assert (jax.random.key_data(state.keys) != first).any()
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -250,6 +250,13 @@ def test_the_llm_is_copied_linked_or_pinned(bundle: Path, llm_folder: Path, tmp_
         read_bundle(tmp_path / "pinned")
 
 
+def test_a_bundle_is_not_linked_to_itself(copy: Path) -> None:
+    before = (copy / "llm" / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="its own LLM would be replaced by links to itself"):
+        write_bundle(copy, read_bundle(copy), llm_storage="link")
+    assert (copy / "llm" / "model.safetensors").read_bytes() == before
+
+
 def test_a_linked_llm_that_changed_is_told(bundle: Path, llm_folder: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(llm_folder, tmp_path / "llm"))
     write_bundle(tmp_path / "linked", dataclasses.replace(read_bundle(bundle), llm=Source(own)), llm_storage="link")

@@ -297,6 +297,23 @@ def test_a_frozen_parameter_that_changes_is_an_error(
         train_run(tmp_path, params, 1, Batches())
 
 
+def test_checksums_see_every_bit_and_its_place() -> None:
+    array = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    flipped, moved = array.copy(), array.copy()
+    flipped.view(np.uint32)[1, 2] ^= 1
+    moved[[0, 2]] = moved[[2, 0]]
+    for dtype in (np.float32, jnp.bfloat16, np.int8):
+        kinds = [{"a": jnp.asarray(each * 8).astype(dtype)} for each in (array, array.copy(), moved)]
+        same, again, other = (bits.fingerprint(each) for each in kinds)
+        assert same == again != other, dtype
+    assert bits.fingerprint({"a": jnp.asarray(array)}) != bits.fingerprint({"a": jnp.asarray(flipped)})
+
+
+def test_a_task_without_a_loss_is_told() -> None:
+    with pytest.raises(ValueError, match=r"no loss for the tasks \['m2m'\]"):
+        llamo_loss({}, CONFIG, LlamoLossConfig(), {"m2m": batch(0)["t2m"]}, jax.random.key(0))
+
+
 def test_training_lowers_every_term(params: tuple, tmp_path: Path) -> None:
     class Same(Batches):
         def __next__(self) -> dict[str, Batch]:
@@ -304,5 +321,5 @@ def test_training_lowers_every_term(params: tuple, tmp_path: Path) -> None:
 
     train_run(tmp_path, params, 60, Same(), log_every=30)
     first, *_, last = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
-    for term in ("flow", "exit", "m2t_loss"):
+    for term in ("t2m_flow", "t2m_exit", "m2t_loss"):
         assert last[term] < 0.9 * first[term], term

@@ -11,23 +11,37 @@ turns latents into features (30/s). Weights are cast to the dtype of the activat
 embeddings in both towers, float32 in the heads and the VAE.
 """
 
+import importlib.util
 import sys
+import zlib
 from pathlib import Path
+from types import ModuleType
 
-# The package is found wherever this file is loaded from.
-if (_folder := str(Path(__file__).resolve().parent)) not in sys.path:
-    sys.path.insert(0, _folder)
 
-from llamo_torch import (
-    SOLVERS,
-    LLaMoConfig,
-    LLaMoForMotion,
-    LLaMoOutput,
-    Sampling,
-    TextConfig,
-    VAEConfig,
-    recover_joints,
-)
+def _package() -> ModuleType:
+    """The package beside this file, whatever another folder's file has brought into this process."""
+    folder = Path(__file__).resolve().parent / "llamo_torch"
+    name = "llamo_torch"
+    if name in sys.modules and Path(sys.modules[name].__file__).parent != folder:
+        name += f"_{zlib.crc32(str(folder).encode())}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+_llamo_torch = _package()
+SOLVERS = _llamo_torch.SOLVERS
+LLaMoConfig = _llamo_torch.LLaMoConfig
+LLaMoForMotion = _llamo_torch.LLaMoForMotion
+LLaMoOutput = _llamo_torch.LLaMoOutput
+Sampling = _llamo_torch.Sampling
+TextConfig = _llamo_torch.TextConfig
+VAEConfig = _llamo_torch.VAEConfig
+recover_joints = _llamo_torch.recover_joints
 
 __all__ = [
     "SOLVERS",
