@@ -68,7 +68,7 @@ class Skipped:
     records: int = 0
 
     def __str__(self) -> str:
-        return f"{self.records} of {self.drawn} draws had no caption, {self.captions} captions were too long or empty"
+        return f"{self.records} of {self.drawn} draws, and {self.captions} captions in them, were too long or empty"
 
 
 class LatentLoader:

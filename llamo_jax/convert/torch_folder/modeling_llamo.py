@@ -43,13 +43,4 @@ TextConfig = _llamo_torch.TextConfig
 VAEConfig = _llamo_torch.VAEConfig
 recover_joints = _llamo_torch.recover_joints
 
-__all__ = [
-    "SOLVERS",
-    "LLaMoConfig",
-    "LLaMoForMotion",
-    "LLaMoOutput",
-    "Sampling",
-    "TextConfig",
-    "VAEConfig",
-    "recover_joints",
-]
+__all__ = list(_llamo_torch.__all__)
