@@ -77,6 +77,8 @@ class LLMImport(Reporting):
     def run(self) -> None:
         require(self.preset in LLMS, f'preset "{self.preset}" does not exist; expected one of {", ".join(LLMS)}')
         require(not (unknown := set(self.tasks) - set(TASKS)), f"--tasks {unknown}; expected among {list(TASKS)}")
+        of_bundle = [task for task in self.tasks if task.startswith(("load", "save"))]
+        require("from-hf" in self.tasks or not of_bundle, f"--tasks {of_bundle} need from-hf, which makes the bundle")
         work = Path(tempfile.mkdtemp(prefix="llm_import-", dir=self.work))
         try:
             shard = synthetic_checkpoint(work / "llm", self.preset, self.shards)
