@@ -7,9 +7,10 @@ import grain
 import numpy as np
 
 from data_pipelines.index import Index
-from data_pipelines.order import SampleOrder, mixed_seed, prefetched, sample_stream
+from data_pipelines.order import SampleOrder, mixed_seed
 from data_pipelines.packing import Sample, packed_batches, text_only
 from data_pipelines.records import LatentRecord
+from data_pipelines.streams import prefetched, sample_stream
 from data_pipelines.tasks import TASKS, Drawn, Task, wording
 from llamo_jax import prompts
 from llamo_jax.batch import Batch

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
-from data_pipelines.order import SampleOrder, prefetched, sample_stream
+from data_pipelines.order import SampleOrder
 from data_pipelines.records import MotionRecord
+from data_pipelines.streams import prefetched, sample_stream
 from llamo_jax.errors import InputError
 from llamo_jax.motion.representation import FEATURES, canonical_window
 
