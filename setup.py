@@ -27,6 +27,7 @@ setup(
         "grain>=0.2.18,<0.3",
         "array-record>=0.8.3",
         "transformers>=5.0",
+        "sentencepiece>=0.2",
         "tensorflow-datasets>=4.9.10",
         "numpy>=2.0",
         "scipy>=1.14",

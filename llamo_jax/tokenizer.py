@@ -1,5 +1,6 @@
 """Tokenizers of Hugging Face folders, as the model uses them: no special tokens but those it places itself."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +12,32 @@ class Tokenizer:
     """The tokenizer of an LLM folder.
 
     Args:
-      folder: of the LLM.
+      folder: of the LLM. Nothing in it is run.
+      rows: of the LLM's embeddings, where it is known. Tokens beyond them were added to the tokenizer alone: the LLM
+        does not know them.
       bos_id: the token that starts every sequence, where it is known. None is the tokenizer's, else the LLM's (Qwen's
         tokenizers have none, its config.json names <|endoftext|>), else the one that ends a text.
       eos_id: the token that ends a text, where it is known. None is the tokenizer's; `huggingface.load_tokenizer` looks
         whether the LLM can say it.
 
     Raises:
-      InputError: no tokenizer, one that cannot be read, or one without an end of text.
+      InputError: no tokenizer, one that cannot be read, one that is code, that of another LLM, or one without an end of
+        text.
     """
 
-    def __init__(self, folder: str | Path, *, bos_id: int | None = None, eos_id: int | None = None):
-        from transformers import AutoTokenizer  # seconds to import: only where a tokenizer is used
-
-        if not any((Path(folder) / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-            raise InputError(f"{folder}: no tokenizer.json; expected a Hugging Face folder with its tokenizer")
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(str(folder))
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise InputError(f"{folder}: the tokenizer cannot be read ({error})") from error
+    def __init__(
+        self, folder: str | Path, *, rows: int | None = None, bos_id: int | None = None, eos_id: int | None = None
+    ):
+        self._folder, self._rows = Path(folder), math.inf if rows is None else rows
+        self._tokenizer = _read(self._folder)
         if self._tokenizer.eos_token_id is None:
             expected = "expected an eos_token in tokenizer_config.json"
             raise InputError(f"{folder}: the tokenizer has no end-of-text token; {expected}")
-        self.bos_id: int = _beginning(self._tokenizer, Path(folder)) if bos_id is None else bos_id
+        self.bos_id: int = _beginning(self._tokenizer, self._folder, self._rows) if bos_id is None else bos_id
         self.eos_id: int = self._tokenizer.eos_token_id if eos_id is None else eos_id
+        if max(self._tokenizer.vocab_size, self.bos_id + 1) > self._rows:
+            found = f"the tokenizer has {len(self)} tokens and the LLM {rows}"
+            raise InputError(f"{folder}: {found}; they do not belong together")
         self._cache: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
@@ -43,9 +46,18 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without special tokens. Remembered: training asks for the same sentences again and
-        again."""
+        again.
+
+        Raises:
+          InputError: the text has a token that was added to the tokenizer alone.
+        """
         if text not in self._cache:
-            self._cache[text] = self._tokenizer.encode(text, add_special_tokens=False)
+            ids = self._tokenizer.encode(text, add_special_tokens=False)
+            if beyond := [token for token in ids if token >= self._rows]:
+                name = self._tokenizer.convert_ids_to_tokens(beyond[0])
+                found = f'"{name}" is token {beyond[0]}, and the LLM has {self._rows}'
+                raise InputError(f"{self._folder}: {found}; expected a text without it")
+            self._cache[text] = ids
         return self._cache[text]
 
     def decode(self, ids: list[int]) -> str:
@@ -53,12 +65,53 @@ class Tokenizer:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def _beginning(tokenizer: Any, folder: Path) -> int:
-    if tokenizer.bos_token_id is not None:
-        return tokenizer.bos_token_id
+def _read(folder: Path) -> Any:
+    if (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists():
+        _require_sentencepiece(folder / "tokenizer.model")
+    elif not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        raise InputError(f"{folder}: no tokenizer.json; expected a Hugging Face folder with its tokenizer")
+    from transformers import AutoTokenizer  # seconds to import: only where a tokenizer is used
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        if "trust_remote_code" in str(error) and (code := _own_code(folder)):
+            raise InputError(
+                f"{folder}: the tokenizer is code of its own ({code}), and nothing of a model folder is run; expected "
+                f"one that transformers has"
+            ) from error
+        raise InputError(f"{folder}: the tokenizer cannot be read ({_line(error)})") from error
+
+
+def _require_sentencepiece(path: Path) -> None:
+    """Looks at a tokenizer.model itself: transformers takes one that is damaged for another format."""
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError as error:
+        raise InputError(f"{path}: needs the package sentencepiece; run `pip install sentencepiece`") from error
+    try:
+        SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: not a SentencePiece model ({_line(error)}); the download may be damaged") from error
+
+
+def _own_code(folder: Path) -> str | None:
+    """What a tokenizer_config.json names as the code of its tokenizer."""
+    values = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    found = values.get("auto_map") if isinstance(values, dict) else None
+    return f"auto_map in tokenizer_config.json: {found!r:.80}" if found else None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _beginning(tokenizer: Any, folder: Path, rows: float) -> int:
+    if (own := tokenizer.bos_token_id) is not None and own < rows:
+        return own
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
     found = config.get("bos_token_id") if isinstance(config, dict) else None
-    return found if isinstance(found, int) and 0 <= found < len(tokenizer) else tokenizer.eos_token_id
+    return found if type(found) is int and 0 <= found < min(len(tokenizer), rows) else tokenizer.eos_token_id
 
 
 def train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> None:

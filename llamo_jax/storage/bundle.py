@@ -73,7 +73,7 @@ class Bundle:
 
     def tokenizer(self) -> Tokenizer:
         """The LLM's, as the model uses it."""
-        return Tokenizer(self.llm.folder, bos_id=self.bos_id, eos_id=self.eos_id)
+        return Tokenizer(self.llm.folder, rows=self.config.text.vocab_size, bos_id=self.bos_id, eos_id=self.eos_id)
 
     @property
     def motion(self) -> dict[str, Any]:
@@ -417,7 +417,7 @@ class _Part(NamedTuple):
         expected, file = self._leaves(), Weights([self.path])
         try:
             file.require(expected, self.path)
-            if wrong := [leaf.names[0] for leaf in expected if file.dtype(leaf) != np.float32]:
+            if wrong := [name for leaf in expected for name in leaf.names if file.type(name) != "F32"]:
                 raise InputError(f"{self.path}: {some(wrong)} are not of float32; expected float32 in all tensors")
         except InputError:
             file.close()

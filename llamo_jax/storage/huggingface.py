@@ -3,6 +3,7 @@
 Tensor names are `layout.LLM`'s. Weights keep the type that they are stored in unless another is asked for.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,63 +19,103 @@ from llamo_jax.files import read_json, write_json
 from llamo_jax.models import llamo
 from llamo_jax.models.declaration import shardings
 from llamo_jax.storage import hub, layout
+from llamo_jax.storage.foreign import Listing, listing_of, refuse_foreign
 from llamo_jax.storage.layout import Leaf
+from llamo_jax.storage.tensor_files import INTEGERS
 from llamo_jax.storage.weights import Weights, declared, tree_shape, write_sharded
 from llamo_jax.tokenizer import Tokenizer
 from llamo_jax.trees import flatten
 
-WEIGHT_FILES = ("*.safetensors", "model.safetensors.index.json")
-TOKENIZER_FILES = (
+_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_FILES = (
+    "config.json", "generation_config.json", _INDEX,
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
     "vocab.json",
     "merges.txt", "chat_template.jinja",
 )  # fmt: skip
-FILES = ("config.json", "generation_config.json", *WEIGHT_FILES, *TOKENIZER_FILES)
-"""What an LLM's folder is made of; everything else in it (other formats, pictures, licences) is left where it is."""
+"""What an LLM's folder is made of beside its weights; everything else in it (other formats, pictures, licences) is left
+where it is."""
 
 _DUPLICATE_HEAD = "lm_head.weight"
-_BUFFERS = ".self_attn.rotary_emb.inv_freq"  # checkpoints of 2023 stored these, which the config gives
+_BUFFERS = re.compile(r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|(self_)?attn\.bias|masked_bias)")
+"""What old checkpoints store beside the weights: frequencies, which the config gives, and causal masks."""
 
 
 def resolve_llm(path_or_id: str | Path, revision: str | None = None) -> hub.Source:
-    """The folder of an LLM: a path, or an id on the Hugging Face Hub.
+    """The folder of an LLM: a path, or an id on the Hugging Face Hub. Of what is on the Hub the config is looked at
+    first, and only the files that are read are fetched.
 
     Raises:
-      InputError: as `hub.resolve`.
+      InputError: as `hub.resolve`, or, for an id, no LLM that this project runs.
     """
-    return hub.resolve(path_or_id, FILES, revision)
+    foreign = ("adapter_config.json", "*.gguf")
+    return hub.resolve(path_or_id, (*_FILES, _WHOLE), revision, also=foreign, choose=_needed_of_the_hub)
+
+
+def _needed_of_the_hub(listing: Listing) -> list[str]:
+    names = _needed(listing)
+    read_config(listing.file("config.json").parent if "config.json" in listing.names else Path(listing.where))
+    return names
+
+
+def _needed(listing: Listing) -> list[str]:
+    weights = _weight_names(listing)
+    unused = {_INDEX} if _INDEX in listing.names and not _names_just(listing, weights) else set()
+    return sorted(({*_FILES} & {*listing.names} - unused) | {*weights})
+
+
+def _names_just(listing: Listing, weights: list[str]) -> bool:
+    try:
+        return _indexed(listing) == weights
+    except InputError:
+        return False
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files of `FILES` that an LLM's folder has; of weights those that are read."""
-    names = {path.name for pattern in FILES for path in folder.glob(pattern)}
-    weights = {path.name for path in weight_files(folder)}
-    return [folder / name for name in sorted(names) if not name.endswith(".safetensors") or name in weights]
+    """The files of an LLM's folder that are read.
+
+    Raises:
+      InputError: as `weight_files`.
+    """
+    return [folder / name for name in _needed(listing_of(folder))]
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those that its index names, else model.safetensors.
+    """The safetensors files of a checkpoint: model.safetensors, else those that the index names.
 
     Raises:
       InputError: a damaged index, or no such file.
     """
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.exists():
-        values = read_json(index)
-        found = values.get("weight_map") if isinstance(values, dict) else None
-        if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
-            raise InputError(f'{index}: no "weight_map" of tensor names to files; the download may be damaged')
-        names = sorted(set(found.values()))
-    for name in names:
+    paths = [folder / name for name in _weight_names(listing_of(folder))]
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such file; expected all of the model's weights, as safetensors")
+    return paths
+
+
+def _weight_names(listing: Listing) -> list[str]:
+    # As transformers: an index beside a whole file is a left-over of another version.
+    if _WHOLE in listing.names:
+        return [_WHOLE]
+    if _INDEX not in listing.names:
+        refuse_foreign(listing)
+        raise InputError(
+            f"{listing.where}/{_WHOLE}: no such file; expected the model's weights as safetensors (other formats are "
+            f"not read)"
+        )
+    return _indexed(listing)
+
+
+def _indexed(listing: Listing) -> list[str]:
+    values = read_json(listing.file(_INDEX))
+    index = f"{listing.where}/{_INDEX}"
+    found = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
+        raise InputError(f'{index}: no "weight_map" of tensor names to files; the download may be damaged')
+    for name in found.values():
         if Path(name).name != name:
             raise InputError(f'{index}: names the file "{name}"; expected files beside it')
-        if not (folder / name).exists():
-            raise InputError(
-                f"{folder / name}: no such file; expected the model's weights as safetensors (other formats are not "
-                f"read)"
-            )
-    return [folder / name for name in names]
+    return sorted(set(found.values()))
 
 
 def read_config(folder: Path) -> LLMConfig:
@@ -90,57 +131,63 @@ def read_config(folder: Path) -> LLMConfig:
         raise InputError(
             f"{path}: found {type(values).__name__}, expected an object; is this the config.json of a model?"
         )
-    name = (values.get("architectures") or ["none"])[0]
-    if (family := families.of_architecture(name)) is None:
-        known = ", ".join(facts.architecture for facts in families.FAMILIES.values())
-        raise InputError(f'{path}: architecture "{name}" is not supported; expected one of {known}')
-    if (activation := values.get("hidden_act", "silu")) != "silu":
-        raise InputError(f'{path}: hidden_act is "{activation}"; expected "silu"')
-    if values.get("quantization_config") is not None:
-        raise InputError(
-            f"{path}: the weights are quantised; expected those of the original model, in bfloat16, float16 or float32"
-        )
     try:
-        heads = values["num_attention_heads"]
-        rope = _rope(values, path)
-        scaling = _read_rope_scaling(rope, path)
-        found = dict(
-            vocab_size=values["vocab_size"],
-            width=values["hidden_size"],
-            num_layers=values["num_hidden_layers"],
-            num_heads=heads,
-            num_kv_heads=values.get("num_key_value_heads") or heads,
-            head_dim=values.get("head_dim") or values["hidden_size"] // heads,
-            ffn_width=values["intermediate_size"],
-            rope_theta=float(rope["rope_theta"]),
-            rope_scaling=None if scaling is None else scaling.to_json(),
-            norm_eps=values["rms_norm_eps"],
-            tie_embeddings=values.get("tie_word_embeddings", False),
-            max_positions=values["max_position_embeddings"],
-            family=family,
-            **families.FAMILIES[family].read(values),
-        )
-        return LLMConfig.from_json(found)
+        return LLMConfig.from_json(_config_values(values))
     except KeyError as error:
         raise InputError(
             f"{path}: {error} is missing; expected the config.json of a model of the Llama family"
         ) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def _rope(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    rope = {"rope_theta": values.get("rope_theta", 10000.0)} | (
-        values.get("rope_parameters") or values.get("rope_scaling") or {}
-    )
-    if any(isinstance(value, dict) for value in rope.values()) or rope.get("partial_rotary_factor", 1.0) != 1.0:
+def _config_values(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an `LLMConfig`. Raises an InputError without the path, or what a field of another type raises."""
+    names = values.get("architectures")
+    name = names[0] if isinstance(names, list) and names else "none"
+    if (family := families.of_architecture(name)) is None:
+        known = ", ".join(facts.architecture for facts in families.FAMILIES.values())
+        code = " (it needs code of its own, and nothing of a model folder is run)" if values.get("auto_map") else ""
+        raise InputError(f'architecture "{name}" is not supported{code}; expected one of {known}')
+    if (activation := values.get("hidden_act", "silu")) != "silu":
+        raise InputError(f'hidden_act is "{activation}"; expected "silu"')
+    if values.get("quantization_config") is not None:
         raise InputError(
-            f"{path}: rotary embeddings that differ between layers or turn a part of each head are not supported"
+            "the weights are quantised; expected those of the original model, in bfloat16, float16 or float32"
         )
+    heads = values["num_attention_heads"]
+    rope = _rope(values)
+    scaling = _read_rope_scaling(rope)
+    return dict(
+        vocab_size=values["vocab_size"],
+        width=values["hidden_size"],
+        num_layers=values["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=values.get("num_key_value_heads") or heads,
+        head_dim=values.get("head_dim") or values["hidden_size"] // heads,
+        ffn_width=values["intermediate_size"],
+        rope_theta=float(rope["rope_theta"]),
+        rope_scaling=None if scaling is None else scaling.to_json(),
+        norm_eps=values["rms_norm_eps"],
+        tie_embeddings=values.get("tie_word_embeddings", False),
+        max_positions=values["max_position_embeddings"],
+        family=family,
+        **families.FAMILIES[family].read(values),
+    )
+
+
+def _rope(values: dict[str, Any]) -> dict[str, Any]:
+    key = "rope_parameters" if values.get("rope_parameters") else "rope_scaling"
+    found = values.get(key) or {}
+    if not isinstance(found, dict):
+        raise InputError(f"{key} is {found!r:.60}; expected an object with rope_type and its numbers")
+    rope = {"rope_theta": values.get("rope_theta", 10000.0)} | found
+    if any(isinstance(value, dict) for value in rope.values()) or rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise InputError("rotary embeddings that differ between layers or turn a part of each head are not supported")
     return rope
 
 
-def _read_rope_scaling(rope: dict[str, Any], path: Path) -> RopeScaling | None:
+def _read_rope_scaling(rope: dict[str, Any]) -> RopeScaling | None:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return None
@@ -149,7 +196,7 @@ def _read_rope_scaling(rope: dict[str, Any], path: Path) -> RopeScaling | None:
     if kind == "llama3":
         low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
         return RopeScaling("llama3", float(rope["factor"]), low, high, rope["original_max_position_embeddings"])
-    raise InputError(f'{path}: rope type "{kind}" is not supported; expected default, linear or llama3')
+    raise InputError(f'rope type "{kind}" is not supported; expected default, linear or llama3')
 
 
 def load_llm(
@@ -187,19 +234,18 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     An LLM cannot say a token that it never saw: all such tokens have the same row in the head. Where the end of text is
     one of them, a text ends with the token that starts the next (llama2.c trains its models so).
 
+    Tokens that were added to the tokenizer alone have no rows in the LLM: it cannot be told them, nor say them.
+
     Raises:
-      InputError: no LLM that this project runs, no tokenizer, or one that has more tokens than the LLM.
+      InputError: no LLM that this project runs, no tokenizer, or that of another LLM.
     """
     folder = Path(folder)
     config, expected, weights = _open(folder)
     with weights:
-        tokenizer = Tokenizer(folder)
-        if len(tokenizer) > config.vocab_size:
-            found = f"the tokenizer has {len(tokenizer)} tokens and the LLM {config.vocab_size}"
-            raise InputError(f"{folder}: {found}; they do not belong together")
+        tokenizer = Tokenizer(folder, rows=config.vocab_size)
         leaves = {leaf.path: leaf for leaf in expected}
         rows = leaves["embed" if config.tie_embeddings else "head"]
-        if not _can_be_said(weights, rows, tokenizer.eos_id):
+        if tokenizer.eos_id >= config.vocab_size or not _can_be_said(weights, rows, tokenizer.eos_id):
             tokenizer.eos_id = tokenizer.bos_id
     return tokenizer
 
@@ -261,16 +307,15 @@ def require_llm(folder: Path) -> LLMConfig:
 
 def _open(folder: Path) -> tuple[LLMConfig, list[Leaf], Weights]:
     """A checkpoint whose tensors are those that its config asks for; nothing but headers has been read."""
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder; expected a Hugging Face model folder with config.json and *.safetensors"
-        )
+    listing = listing_of(folder)
+    if not {_WHOLE, _INDEX} & listing.names:
+        refuse_foreign(listing)
     config = read_config(folder)
     expected = declared(layout.LLM, llamo.LLM, config)
     weights = Weights(weight_files(folder))
     try:
-        buffers = {name for name in weights.names if name.endswith(_BUFFERS)}
-        weights.require(expected, folder, ignored=buffers | ({_DUPLICATE_HEAD} if config.tie_embeddings else set()))
+        unused = {name for name in weights.names if weights.type(name) in INTEGERS or _BUFFERS.fullmatch(name)}
+        weights.require(expected, folder, ignored=unused | ({_DUPLICATE_HEAD} if config.tie_embeddings else set()))
     except InputError:
         weights.close()
         raise
@@ -283,9 +328,10 @@ def _require_tied(weights: Weights, config: LLMConfig, folder: Path) -> None:
     embed = Leaf("embed", ("model.embed_tokens.weight",), shape)
     head = Leaf("head", (_DUPLICATE_HEAD,), shape)
     weights.require([embed, head], folder, ignored=weights.names)
+    dtype = np.promote_types(np.float32, weights.dtype(embed))  # the head may be of another type
     for start in range(0, config.vocab_size, 4096):
         rows = (slice(start, start + 4096), slice(None))
-        if not np.array_equal(weights.read(embed, rows).view(np.uint8), weights.read(head, rows).view(np.uint8)):
+        if not _same_bits(weights.read(embed, rows, dtype), weights.read(head, rows, dtype)):
             raise InputError(
                 f"{folder}: tie_word_embeddings is true, and {_DUPLICATE_HEAD} is not the embeddings; expected the same"
             )

@@ -24,6 +24,11 @@ DTYPES = {"F64": np.dtype("f8"), "F32": np.dtype("f4"), "F16": np.dtype("f2"), "
 """What weights may be stored as; integers and 8-bit floats are quantised weights, which need more than their
 numbers."""
 
+INTEGERS = {"I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+"""What buffers beside the weights may be stored as (positions, masks), with their bytes; they are never read."""
+
+_SIZES = {code: dtype.itemsize for code, dtype in DTYPES.items()} | INTEGERS
+
 _LARGEST_HEADER = 100_000_000
 
 Index = tuple[slice, ...]
@@ -71,6 +76,21 @@ class TensorFile:
     def close(self) -> None:
         """Closes the file; nothing can be read afterwards."""
         os.close(self._file)
+
+    def require_weight(self, name: str) -> None:
+        """A tensor is of a type of `DTYPES`.
+
+        Raises:
+          InputError: it is of another.
+        """
+        if (dtype := self.entries[name].dtype) not in DTYPES:
+            raise self._wrong_type(name, dtype)
+
+    def _wrong_type(self, name: str, dtype: str) -> InputError:
+        known = ", ".join(DTYPES)
+        return InputError(
+            f'{self.path}: tensor "{name}" is of type {dtype}; expected {known} (quantised weights are not read)'
+        )
 
     def read(self, name: str, out: np.ndarray, index: Index = ()) -> None:
         """Fills `out` with a tensor, or with the part of it that the slices of `index` name, converted to the type of
@@ -123,17 +143,13 @@ class TensorFile:
             ) from error
         end = 0
         for name, (dtype, shape, start, stop) in sorted(found.items(), key=lambda item: item[1][2:]):
-            if dtype not in DTYPES:
-                known = ", ".join(DTYPES)
-                raise InputError(
-                    f'{self.path}: tensor "{name}" is of type {dtype}; expected {known} (quantised weights are not '
-                    f"read)"
-                )
+            if dtype not in _SIZES:
+                raise self._wrong_type(name, dtype)
             if not all(isinstance(n, int) and n >= 0 for n in shape) or start != end:
                 raise InputError(
                     f'{self.path}: not a readable safetensors file (tensor "{name}" has shape {shape} at byte {start})'
                 )
-            end = start + DTYPES[dtype].itemsize * math.prod(shape)
+            end = start + _SIZES[dtype] * math.prod(shape)
             if stop != end:
                 raise InputError(
                     f'{self.path}: tensor "{name}" has {stop - start} bytes; shape {shape} of {dtype} has {end - start}'

@@ -69,13 +69,15 @@ class Weights:
         return self._where[name].entries[name].shape if name in self._where else None
 
     def require(self, expected: Sequence[Leaf], where: Path, *, ignored: Iterable[str] = ()) -> None:
-        """The tensors are those of `expected`, name by name and shape by shape, and of one type in a leaf.
+        """The tensors are those of `expected`, name by name and shape by shape, and of types of weights.
 
         Raises:
-          InputError: tensors are missing, left over or of another shape; the message has their names, what was found
-            and expected.
+          InputError: tensors are missing, left over, of another shape or quantised; the message has their names, what
+            was found and expected.
         """
         shapes = {name: leaf.shape for leaf in expected for name in leaf.names}
+        for name in sorted(shapes.keys() & self._where.keys()):
+            self._where[name].require_weight(name)
         found = {name: self._where[name].entries[name].shape for name in self._where}
         missing = [f"{name} {shapes[name]}" for name in sorted(set(shapes) - set(found))]
         extra = [f"{name} {found[name]}" for name in sorted(set(found) - set(shapes) - set(ignored))]
@@ -84,18 +86,14 @@ class Weights:
         kinds = {"missing": missing, "unexpected": extra, "of another shape": misshapen}
         if problems := [f"{len(names)} tensors {kind}: {some(names)}" for kind, names in kinds.items() if names]:
             raise InputError(f"{where}: {'; '.join(problems)}; the config asks for {len(shapes)} tensors")
-        for leaf in expected:
-            if len(types := {self._type(name) for name in leaf.names}) > 1:
-                raise InputError(
-                    f"{where}: {leaf.names[0]} and its like are of types {sorted(types)}; expected one type"
-                )
 
-    def _type(self, name: str) -> str:
+    def type(self, name: str) -> str:
+        """The type that a tensor is stored in, as safetensors calls it."""
         return self._where[name].entries[name].dtype
 
     def dtype(self, leaf: Leaf) -> np.dtype:
-        """The type that a leaf is stored in."""
-        return DTYPES[self._type(leaf.names[0])]
+        """The type of a leaf: that of its tensors, or the smallest that holds the numbers of all."""
+        return functools.reduce(jax.numpy.promote_types, {DTYPES[self.type(name)] for name in leaf.names})
 
     def read(self, leaf: Leaf, index: Index | None = None, dtype: np.dtype | None = None) -> np.ndarray:
         """A leaf of the tree, or the part of it that slices of its axes name; `dtype` converts it."""
@@ -114,7 +112,7 @@ class Weights:
             if leaf.axes is None:
                 self._where[name].read(name, part, each)
             else:
-                tensor = np.empty(leaf.shape, self.dtype(leaf))
+                tensor = np.empty(leaf.shape, DTYPES[self.type(name)])
                 self._where[name].read(name, tensor)
                 part[...] = tensor.transpose(leaf.axes)[each]
 

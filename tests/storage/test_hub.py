@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import llamo_jax
+from llamo_jax.errors import InputError
 from llamo_jax.pretrained import Llamo
 from llamo_jax.storage.bundle import read_bundle
+from llamo_jax.storage.huggingface import files_of, resolve_llm
 from tests.storage.fake_hub import FakeHub
 
 
@@ -53,11 +55,15 @@ def cli(*arguments: object) -> str:
 
 
 def test_an_llm_is_fetched_once_and_pinned(hub: FakeHub, python, llm_folder: Path, tmp_path: Path) -> None:
-    hub.repositories["someone/tiny"] = contents(llm_folder) | {"pytorch_model.bin": b"a pickle", "README.md": b"a card"}
+    others = ("pytorch_model.bin", "consolidated.00.pth", "consolidated.safetensors", "original/tokenizer.model",
+        "original/model.safetensors", "onnx/model.onnx", "onnx/config.json", "model.gguf", "README.md",
+    )  # fmt: skip
+    hub.repositories["someone/tiny"] = contents(llm_folder) | dict.fromkeys(others, b"other")
     done = python(cli("convert", "from-hf", "someone/tiny", "-o", tmp_path / "bundle", "--llm-storage", "pin"))
     assert done.returncode == 0, done.stderr
     snapshot = tmp_path / "home" / "hub" / "models--someone--tiny" / "snapshots" / hub.commit("someone/tiny")
-    # Neither other formats nor what is not the model's.
+    # Neither other formats nor what is not the model's, and the size is said before.
+    assert f"someone/tiny: {len(contents(llm_folder))} files, 1 MB to fetch\n" in done.stderr
     assert {path.name for path in snapshot.iterdir()} == {path.name for path in llm_folder.iterdir()}
     llm = json.loads((tmp_path / "bundle" / "config.json").read_text())["llm"]
     assert (llm["storage"], llm["id"], llm["revision"]) == ("pin", "someone/tiny", hub.commit("someone/tiny"))
@@ -65,7 +71,8 @@ def test_an_llm_is_fetched_once_and_pinned(hub: FakeHub, python, llm_folder: Pat
     # Another commit of the repository changes nothing: the pinned one is used, from the cache.
     hub.repositories["someone/tiny"]["config.json"] = b"{}"
     code = f"import llamo_jax; print(llamo_jax.load({str(tmp_path / 'bundle')!r}).complete('a person', max_tokens=3))"
-    assert python(code).returncode == 0
+    again = python(code)
+    assert again.returncode == 0 and "to fetch" not in again.stderr
     done = python(code, HF_HOME=str(tmp_path / "elsewhere"))
     assert done.returncode == 1 and "InputError" in done.stderr and "no revision" in done.stderr
 
@@ -85,6 +92,61 @@ def test_bundles_are_pushed_and_loaded(hub: FakeHub, python, bundle: Path, model
     done = python(code)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx(model.generate("a person walks.", seconds=0.5).joints.sum(), rel=1e-4)
+
+
+@pytest.fixture
+def near_hub(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    """The Hub of this process, with an empty cache."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in ("constants", "file_download"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    for module in ("constants", "_snapshot_download", "file_download"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.HF_HUB_CACHE", str(tmp_path / "cache"), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    return hub
+
+
+SHARDS = {f"model-0000{number}-of-00002.safetensors": 600_000 * b"x" for number in (1, 2)}
+INDEX = {"model.safetensors.index.json": json.dumps({"weight_map": dict(zip("ab", SHARDS, strict=True))}).encode()}
+OTHERS = dict.fromkeys(
+    ("consolidated.safetensors", "consolidated.00.pth", "pytorch_model.bin", "original/config.json",
+     "original/model-00001-of-00002.safetensors", "onnx/tokenizer.json", "onnx/model.onnx", "a.gguf"), b"other"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("whole", [{}, {"model.safetensors": 1_200_000 * b"x"}], ids=["sharded", "whole and sharded"])
+def test_only_what_is_read_is_fetched(
+    near_hub: FakeHub, llm_folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, whole: dict
+) -> None:
+    """Whole weights or those of the index, never both, and nothing of the folders inside."""
+    llm = {name: data for name, data in contents(llm_folder).items() if name != "model.safetensors"}
+    near_hub.repositories["someone/tiny"] = llm | whole | INDEX | SHARDS | OTHERS
+    source = resolve_llm("someone/tiny")
+    used = llm | (whole or INDEX | SHARDS)
+    assert contents(source.folder) == used | INDEX  # the index is looked at
+    assert files_of(source.folder) == [source.folder / name for name in sorted(used)]
+    assert f"someone/tiny: {len(used)} files, 2 MB to fetch\n" in capsys.readouterr().err
+    assert resolve_llm("someone/tiny") == source and "to fetch" not in capsys.readouterr().err
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert resolve_llm("someone/tiny") == source
+
+
+def test_what_is_not_read_is_not_fetched(near_hub: FakeHub, llm_folder: Path, tmp_path: Path) -> None:
+    llm = {name: data for name, data in contents(llm_folder).items() if name != "model.safetensors"}
+    for change, message in (
+        (INDEX, "/model-00001-of-00002.safetensors: no such file"),
+        ({"a.gguf": b"GGUF"}, ": GGUF, which is not read yet"),
+        ({"adapter_config.json": b'{"base_model_name_or_path": "a/base"}'}, ": a PEFT adapter of 'a/base'"),
+        ({"pytorch_model.bin": b"x"}, "/model.safetensors: no such file; expected .* as safetensors"),
+        ({"model.safetensors": b"x", "config.json": b"{}"}, 'config.json: architecture "none" is not supported'),
+    ):
+        near_hub.repositories["someone/tiny"] = llm | change
+        with pytest.raises(InputError, match=message) as error:
+            resolve_llm("someone/tiny")
+        assert "someone/tiny" in str(error.value) or "models--someone--tiny" in str(error.value)
+    fetched = {path.name for path in (tmp_path / "cache").glob("*/snapshots/*/*")}
+    assert fetched == {"config.json", "adapter_config.json", "model.safetensors.index.json"}
 
 
 @pytest.mark.parametrize(
