@@ -63,6 +63,8 @@ def summary(folder: MotionFolder) -> str:
     )
     for reason, names in manifest.get("rejected_names", {}).items():
         lines += [f"    {reason}: {name}" for name in names[:5]]
+    if notes := manifest.get("notes"):
+        lines += [f"notes       {notes['count']:>7}", *(f"    {note}" for note in notes["first"][:5])]
     return "\n".join([*lines, f"-> {folder.path}"])
 
 

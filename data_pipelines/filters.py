@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from data_pipelines.records import MotionRecord
 
-_LISTED = 50  # rejected names that the manifest lists for each reason
+_LISTED = 50  # rejected names that the manifest lists for each reason, and notes
 
 
 class Rejected(NamedTuple):
@@ -15,6 +15,12 @@ class Rejected(NamedTuple):
     name: str
     reason: str
     detail: str = ""
+
+
+class Noted(NamedTuple):
+    """What a person should know of a recording that is used."""
+
+    what: str
 
 
 Filter = Callable[[MotionRecord], Rejected | None]
@@ -26,6 +32,11 @@ class Rejections:
 
     def __init__(self) -> None:
         self._names: dict[str, list[str]] = {}
+        self._notes: list[str] = []
+
+    def note(self, noted: Noted) -> None:
+        """Takes note of how a recording was read."""
+        self._notes.append(noted.what)
 
     def add(self, rejected: Rejected) -> None:
         """Takes note of one."""
@@ -38,6 +49,7 @@ class Rejections:
         return dict(Counter({reason: len(names) for reason, names in self._names.items()}).most_common())
 
     def to_json(self) -> dict[str, Any]:
-        """Manifest entries: the counts, and the first names of each reason."""
+        """Manifest entries: the counts, the first names of each reason, and the first notes."""
         listed = {reason: names[:_LISTED] for reason, names in self._names.items()}
-        return {"rejected": self.counts, "rejected_names": listed}
+        notes = {"notes": {"count": len(self._notes), "first": self._notes[:_LISTED]}} if self._notes else {}
+        return {"rejected": self.counts, "rejected_names": listed} | notes

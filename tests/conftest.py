@@ -111,3 +111,8 @@ def _standing(frames: int) -> MotionClip:
     return MotionClip.from_rotations(
         joint_rotations, np.tile([0.0, 0.95, 0.0], (frames, 1)), captions=("a person sways.",)
     )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long properties are tried."""
+    parser.addoption("--draws", type=int, default=200, help="draws of a property that is tried on random inputs")

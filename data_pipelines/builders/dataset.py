@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 from tqdm import tqdm
 
 from data_pipelines.builders.takes import Map, Take, convert, processes
-from data_pipelines.filters import Filter, Rejected, Rejections
+from data_pipelines.filters import Filter, Noted, Rejected, Rejections
 from data_pipelines.folder import MotionFolder, require_replaceable
 from data_pipelines.records import SPLITS, MotionRecord
 from data_pipelines.write import write_folder
 from llamo_jax.config import Config
 
-Converted = Iterator[MotionRecord | Rejected]
+Converted = Iterator[MotionRecord | Rejected | Noted]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,10 +91,12 @@ def build(dataset: Dataset, out: str | Path, *, workers: int = 2) -> MotionFolde
     require_replaceable(out)
     rejections = Rejections()
 
-    def usable(results: Iterable[MotionRecord | Rejected]) -> Iterator[MotionRecord]:
+    def usable(results: Iterable[MotionRecord | Rejected | Noted]) -> Iterator[MotionRecord]:
         for result in results:
             if isinstance(result, Rejected):
                 rejections.add(result)
+            elif isinstance(result, Noted):
+                rejections.note(result)
             else:
                 yield result
 

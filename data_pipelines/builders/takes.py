@@ -4,19 +4,21 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import multiprocessing
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.filters import Filter, Rejected
+from data_pipelines.filters import Filter, Noted, Rejected
 from data_pipelines.latents import MIN_FRAMES
 from data_pipelines.order import stable_hash
 from data_pipelines.records import MotionRecord
-from llamo_jax.errors import InputError
+from llamo_jax.errors import InputError, MotionWarning
 from llamo_jax.motion import FPS, MotionClip
 from llamo_jax.motion.physics import mean_speed
+from llamo_jax.motion.read import ReadOptions
 
 Map = Callable[[Callable, Iterable], Iterable]
 
@@ -49,11 +51,13 @@ class Take:
       path: a file that MotionClip reads.
       split: "train", "validation" or "test", for all of its windows.
       windows: the records to make of it.
+      reading: how to read it.
     """
 
     path: Path
     split: str
     windows: tuple[CaptionedWindow, ...]
+    reading: ReadOptions = ReadOptions()
 
 
 def split_by_hash(names: Iterable[str]) -> dict[str, str]:
@@ -99,21 +103,26 @@ def record_of(clip: MotionClip, window: CaptionedWindow, filters: Iterable[Filte
         return Rejected(window.name, f"shorter than {MIN_FRAMES} frames", f"{len(features)} frames")
     if not np.isfinite(features).all():
         return Rejected(window.name, "not finite")
+    if wrong := clip.faults():
+        return Rejected(window.name, f"no person's motion: {wrong[0].kind}", wrong[0].what)
     record = MotionRecord(window.name, features, window.captions, window.labels, mean_speed(clip.joints))
     return next((fault for finds_fault in filters if (fault := finds_fault(record))), record)
 
 
-def convert(take: Take, filters: Iterable[Filter] = ()) -> list[MotionRecord | Rejected]:
+def convert(take: Take, filters: Iterable[Filter] = ()) -> list[MotionRecord | Rejected | Noted]:
     """Reads a recording and makes its records; those that a filter finds fault with are rejected.
 
     Runs in worker processes.
     """
-    try:
-        clip = MotionClip.load(take.path)
-    except InputError as error:
-        reason = "NaN or infinity" if "NaN or infinity" in str(error) else "unreadable"
-        return [Rejected(window.name, reason, str(error)) for window in take.windows]
-    return [record_of(clip, window, filters) for window in take.windows]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MotionWarning)
+        try:
+            clip = MotionClip.load(take.path, take.reading)
+        except InputError as error:
+            reason = "NaN or infinity" if "NaN or infinity" in str(error) else "unreadable"
+            return [Rejected(window.name, reason, str(error)) for window in take.windows]
+    notes = [Noted(str(each.message)) for each in caught if issubclass(each.category, MotionWarning)]
+    return [*notes, *(record_of(clip, window, filters) for window in take.windows)]
 
 
 @contextlib.contextmanager

@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from tqdm import tqdm
 
+from llamo_jax.cli.motions import find_sources, is_several, load_noted, options_of, told
 from llamo_jax.commands import Command
+from llamo_jax.errors import InputError
 from llamo_jax.motion import MotionClip
+from llamo_jax.motion.clip import Format
 from llamo_jax.motion.formats import WRITABLE, require_suffix
+from llamo_jax.motion.read import ReadOptions
 
 Output = Annotated[Path, tyro.conf.arg(aliases=("-o",))]
 
@@ -93,18 +98,50 @@ class FromMotionStreamer(Command):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Motion(Command):
-    """Convert one motion file into another: .bvh .npz .npy in; those and .mp4 .gif .png out."""
+    """Convert motion files: .bvh .npz .npy in; those and .mp4 .gif .png out. One file into another, or files, folders
+    and patterns into a folder."""
 
-    source: tyro.conf.Positional[Path]
-    """File to read."""
-    target: tyro.conf.Positional[Path]
-    """File to write."""
+    paths: tyro.conf.Positional[tuple[Path, ...]]
+    """What to read, and last the file or the folder to write."""
+    to: str = ".npz"
+    """Suffix of what is written into a folder."""
+    format: Format = "llamo"
+    """Of an .npz: our own arrays, or SMPL-X parameters as AMASS has them, which GMR reads."""
+    reading: tyro.conf.OmitArgPrefixes[ReadOptions] = dataclasses.field(default_factory=ReadOptions)
 
     def run(self) -> None:
-        require_suffix(self.target, WRITABLE)
-        clip = MotionClip.load(self.source)
-        clip.save(self.target)
-        print(f"{len(clip)} frames, {clip.seconds:.1f} s -> {self.target}")
+        *named, target = self.paths or [Path()]
+        if not named:
+            raise InputError("expected what to read, and last the file or the folder to write")
+        if not is_several(named) and not target.is_dir():
+            require_suffix(target, WRITABLE)
+            clip = MotionClip.load(named[0], self.reading)
+            clip.save(target, format=self.format)
+            print(f"{len(clip)} frames, {clip.seconds:.1f} s -> {target}")
+            return
+        if target.suffix.lower() in WRITABLE:
+            raise InputError(f"{target}: several files are read; expected a folder to write")
+        suffix = f".{self.to.lstrip('.')}"
+        require_suffix(Path(f"motion{suffix}"), WRITABLE)
+        sources = find_sources(named)
+        outputs = {source: target / source.relative.with_suffix(suffix) for source in sources}
+        taken: dict[Path, Path] = {}
+        for source, output in outputs.items():
+            if (other := taken.setdefault(output, source.path)) != source.path:
+                raise InputError(f"{source.path} and {other} would both be written to {output}")
+        options = options_of(sources, self.reading)
+        failures, notes = [], []
+        for source in tqdm(sources, desc="convert", unit="file", delay=1):
+            try:
+                clip, told_of = load_noted(source.path, options[source.path.parent])
+                clip.save(outputs[source], format=self.format)
+                notes += told_of
+            except InputError as error:
+                failures.append(str(error))
+        for note in notes:
+            print(f"note: {note}")
+        print(f"{len(sources) - len(failures)} files -> {target}")
+        told(failures, len(sources) - len(failures))
 
 
 @dataclasses.dataclass(frozen=True)

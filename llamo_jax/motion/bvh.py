@@ -1,18 +1,24 @@
-"""BVH files: a strict, fast reader and a writer."""
+"""BVH files: a fast reader that knows the dialects of the programs that write them, and a writer."""
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from llamo_jax.errors import InputError
-from llamo_jax.files import atomic_path
+from llamo_jax.files import atomic_path, foreign_kind
 from llamo_jax.motion import rotations as rot
 from llamo_jax.motion.skeleton import JOINT_NAMES, PARENTS
 
 _CHANNEL = re.compile(r"([XYZ])(position|rotation)", re.IGNORECASE)
+_COMMENT = re.compile(r"(?:(?<=\s)|^)(?:#|//|;).*$", re.MULTILINE)
+_TOKEN = re.compile(r"[{}]|[^\s{}]+")
+_FRAMES = re.compile(r"\s*Frames\s*:\s*([-+.,\d]+)\s*Frame\s*Time\s*:\s*([-+.,\dE]+)", re.IGNORECASE)
+_DEEPEST = 256
+_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,6 +32,7 @@ class Bvh:
       channels: of each joint, as in ("Xposition", ..., "Zrotation", ...).
       values: [T, C] in the order of the channels; rotations in degrees.
       frame_time: seconds.
+      notes: what was read otherwise than it is written, and what was left out, in sentences.
     """
 
     names: tuple[str, ...]
@@ -34,27 +41,31 @@ class Bvh:
     channels: tuple[tuple[str, ...], ...]
     values: Float[np.ndarray, "T C"]
     frame_time: float
+    notes: tuple[str, ...] = ()
 
     def local(self) -> tuple[Float[np.ndarray, "T J 3"], Float[np.ndarray, "T J 3 3"]]:
-        """Translations and rotations relative to the parents. Position channels replace the offset."""
+        """Translations and rotations relative to the parents.
+
+        Position channels replace the offset; those of a joint that has an offset and only zeros in them do not: some
+        programs write all six channels for every joint and fill the root's alone.
+        """
         frames, joints = len(self.values), len(self.names)
         translations = np.broadcast_to(self.offsets, (frames, joints, 3)).copy()
         rotations = np.broadcast_to(np.eye(3), (frames, joints, 3, 3)).copy()
         column = 0
         for joint, channels in enumerate(self.channels):
-            order, angles = "", []
-            for channel in channels:
-                axis, kind = channel[0], channel[1:]
-                if kind == "position":
-                    translations[:, joint, "XYZ".index(axis)] = self.values[:, column]
-                else:
-                    order += axis
-                    angles.append(self.values[:, column])
-                column += 1
+            values = self.values[:, column : column + len(channels)]
+            column += len(channels)
+            moves = [number for number, channel in enumerate(channels) if channel.endswith("position")]
+            if self.parents[joint] < 0 or values[:, moves].any():
+                for number in moves:
+                    translations[:, joint, "XYZ".index(channels[number][0])] = values[:, number]
+            turns = [number for number in range(len(channels)) if number not in moves]
+            order, angles = "".join(channels[number][0] for number in turns), values[:, turns]
             if len(order) == 3:
-                rotations[:, joint] = rot.from_euler(order, np.stack(angles, -1))
+                rotations[:, joint] = rot.from_euler(order, angles)
             else:
-                for axis, angle in zip(order, angles, strict=True):
+                for axis, angle in zip(order, angles.T, strict=True):
                     rotations[:, joint] = rotations[:, joint] @ rot.from_rotvec(
                         np.radians(angle)[:, None] * np.eye(3)["XYZ".index(axis)]
                     )
@@ -69,6 +80,11 @@ class Bvh:
         joints = len(self.names)
         return self._compose(self.offsets[None], np.broadcast_to(np.eye(3), (1, joints, 3, 3)))[0][0]
 
+    def is_end(self, joint: int) -> bool:
+        """Whether this is the end site of its parent, and no joint."""
+        parent = self.parents[joint]
+        return parent >= 0 and not self.channels[joint] and self.names[joint] == _end_of(self.names[parent])
+
     def _compose(self, translations: np.ndarray, rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         positions, world = np.array(translations), np.array(rotations)
         for joint, parent in enumerate(self.parents):
@@ -80,108 +96,251 @@ class Bvh:
         return positions, world
 
 
-def read_bvh(path: str | Path) -> Bvh:
+def read_bvh(path: str | Path, *, person: int = 1, fps: float | None = None, first_row: bool = False) -> Bvh:
     """Reads a BVH file.
+
+    Keywords may be written in any case and spacing, comments may stand between them, and text may be UTF-8, UTF-16 with
+    its mark, Shift-JIS or Latin-1.
+
+    Args:
+      path: of the file.
+      person: which of several bodies (ROOTs) to read, counted from 1.
+      fps: frames a second, in place of the file's frame time.
+      first_row: read the first frame alone, fast, to see what the file is.
 
     Raises:
       InputError: the file is missing, not BVH, truncated, or its numbers do not fit its header.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig", errors="strict")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a BVH file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file; expected BVH") from error
-    header, marker, body = text.partition("MOTION")
-    if not marker or not header.lstrip().startswith("HIERARCHY"):
+    text = _text(Path(path))
+    start = re.match(r"(?:\s|(?:#|//|;).*(?:\n|$))*HIERARCHY\b", text, re.IGNORECASE)
+    if not start:
         raise InputError(
             f"{path}: not a BVH file, or cut off in its header; expected the sections HIERARCHY and MOTION"
         )
-    names, parents, offsets, channels = _read_hierarchy(header, path)
-    match = re.match(r"\s*Frames:\s*(\d+)\s*Frame Time:\s*([-+.\deE]+)", body)
+    hierarchy = _Hierarchy(text, start.end(), path)
+    notes = []
+    body = text[hierarchy.end :]
+    if _has_comments(body):
+        body = _COMMENT.sub("", body)
+    match = _FRAMES.match(body)
     if not match:
         raise InputError(
-            f'{path}: after MOTION expected "Frames: N" and "Frame Time: S", found "{" ".join(body[:40].split())}"'
+            f'{path}: after MOTION expected "Frames: N" and "Frame Time: S", found "{" ".join(body[:60].split())}"'
         )
-    frames = int(match[1])
+    frames, frame_time = _header_numbers(match, fps, path)
+    numbers, channels = body[match.end() :], sum(map(len, hierarchy.channels))
+    if first_row:
+        numbers, frames = " ".join(numbers.split(maxsplit=channels)[:channels]), 1
+    values = _read_numbers(numbers, frames, channels, path, notes)
+    return _of_person(hierarchy, values, frame_time, person, notes, path)
+
+
+def _text(path: Path) -> str:
     try:
-        frame_time = float(match[2])
-    except ValueError as error:
-        raise InputError(f'{path}: the frame time is "{match[2]}"; expected seconds') from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a BVH file") from error
+    if kind := foreign_kind(data):
+        raise InputError(f"{path}: {kind}; expected a BVH file")
+    marked = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), None)
+    for encoding in (marked,) if marked else ("utf-8", "cp932", "latin-1"):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if encoding == "cp932" and not re.search("[\u3040-\u30ff\u4e00-\u9fff]", text):
+            continue  # Latin-1 may happen to be valid Shift-JIS, but not the kana and kanji of names
+        # Ctrl-Z ends a text of MS-DOS; some writers pad with NULs.
+        text = text.rstrip("\x00\x1a \t\r\n")
+        if "\x00" not in text:
+            return text
+    raise InputError(f"{path}: not a text file; expected BVH")
+
+
+class _Hierarchy:
+    """The joints of a BVH text.
+
+    Attributes:
+      names, parents, offsets, channels: as of `Bvh`, of all bodies in the file.
+      end: where the text goes on behind the word MOTION.
+    """
+
+    def __init__(self, text: str, start: int, path: str | Path):
+        self.names: list[str] = []
+        self.parents: list[int] = []
+        self.offsets: list[list[float]] = []
+        self.channels: list[tuple[str, ...]] = []
+        self._text, self._path, self._comma = text, path, False
+        self._tokens = self._read(start)
+        self._open: list[int] = []
+        self.end = self._parse()
+
+    def _read(self, start: int) -> Iterator[re.Match]:
+        position = start
+        while match := _TOKEN.search(self._text, position):
+            position = match.end()
+            if match[0].startswith(("#", "//", ";")):
+                line = self._text.find("\n", match.start())
+                if line < 0:
+                    return
+                position = line
+                continue
+            yield match
+
+    def _parse(self) -> int:
+        for token in self._tokens:
+            word = token[0].lower()
+            if not self._open and word == "motion" and self.names:
+                return token.end()
+            if (not self._open and word == "root") or (self._open and word == "joint"):
+                name = self._name()
+                if not name:
+                    raise self._error(token, "expected a joint with a name, below a ROOT")
+                self._add(name)
+            elif self._open and re.fullmatch(r"end[_-]?(site)?:?", word):
+                self._name()  # "Site", and what some programs call it
+                self._add(_end_of(self.names[self._open[-1]]))
+            elif word == "}" and self._open:
+                self._open.pop()
+            elif word == "offset" and self._open:
+                self._offset(token)
+            elif word == "channels" and self._open:
+                self._channels(token)
+            elif _CHANNEL.fullmatch(word):
+                raise self._error(token, "expected CHANNELS, their number, and as many channel names")
+            else:
+                raise self._error(token, "which is not a part of a BVH hierarchy")
+        if self._open or not self.names:
+            raise InputError(f"{self._path}: the hierarchy has no joints, or a joint without its closing brace")
+        raise InputError(
+            f"{self._path}: not a BVH file, or cut off in its header; expected the sections HIERARCHY and MOTION"
+        )
+
+    def _name(self) -> str:
+        words = []
+        for token in self._tokens:
+            if token[0] == "{":
+                return " ".join(words)
+            if token[0] == "}" or token[0].lower() in ("offset", "channels"):
+                raise self._error(token, "expected { before it")
+            words.append(token[0])
+        return ""
+
+    def _add(self, name: str) -> None:
+        if len(self._open) >= _DEEPEST:
+            raise InputError(f"{self._path}: joints are nested more than {_DEEPEST} deep; expected a body")
+        self.parents.append(self._open[-1] if self._open else -1)
+        self._open.append(len(self.names))
+        self.names.append(name)
+        self.offsets.append([0.0, 0.0, 0.0])
+        self.channels.append(())
+
+    def _offset(self, keyword: re.Match) -> None:
+        words = [token[0] for token in (next(self._tokens, None) for _ in range(3)) if token]
+        numbers = [_decimal(word) for word in words]
+        if len(numbers) != 3 or any(number is None or not np.isfinite(number) for number in numbers):
+            raise self._error(keyword, "expected OFFSET and three numbers")
+        self.offsets[self._open[-1]] = [float(number) for number in numbers if number is not None]
+
+    def _channels(self, keyword: re.Match) -> None:
+        count = next(self._tokens, None)
+        number = int(count[0]) if count and count[0].isdecimal() and len(count[0]) < 3 else 0
+        words = [token[0] for token in (next(self._tokens, None) for _ in range(number)) if token]
+        matches = [match for word in words if (match := _CHANNEL.fullmatch(word))]
+        # A name too few takes the next keyword for a channel.
+        if count is None or not count[0].isdecimal() or len(matches) != number:
+            raise self._error(keyword, "expected CHANNELS, their number, and as many channel names")
+        channels = tuple(match[1].upper() + match[2].lower() for match in matches)
+        if len(set(channels)) < len(channels):
+            raise self._error(keyword, "expected each channel once")
+        self.channels[self._open[-1]] = channels
+
+    def _error(self, token: re.Match, what: str) -> InputError:
+        number = self._text.count("\n", 0, token.start()) + 1
+        line = " ".join(self._text.splitlines()[number - 1].split())
+        return InputError(f'{self._path}, line {number}: found "{line:.100}"; {what}')
+
+
+def _end_of(name: str) -> str:
+    return f"{name} end"
+
+
+def _decimal(word: str) -> float | None:
+    """A number with a decimal point or, as some languages have it, a decimal comma."""
+    try:
+        return float(word.replace(",", ".") if "." not in word else word)
+    except ValueError:
+        return None
+
+
+def _has_comments(body: str) -> bool:
+    return "#" in body or "/" in body or ";" in body
+
+
+def _header_numbers(match: re.Match, fps: float | None, path: str | Path) -> tuple[int, float]:
+    frames, frame_time = _decimal(match[1]), _decimal(match[2])
+    if frames is None or not frames.is_integer():
+        raise InputError(f'{path}: the number of frames is "{match[1]}"; expected a whole number')
+    if frame_time is None:
+        raise InputError(f'{path}: the frame time is "{match[2]}"; expected seconds')
+    if fps is not None:
+        frame_time = 1 / fps
+    if frame_time == 0:
+        raise InputError(f"{path}: the frame time is 0, so the rate is missing; give it with --fps")
     if frames < 1 or not 0 < frame_time < 10:
         raise InputError(
-            f"{path}: {frames} frames of {frame_time} s; expected at least one frame and a positive frame time"
+            f"{path}: {frames:.0f} frames of {frame_time} s; expected at least one frame and a positive frame time"
         )
-    values = _read_numbers(body[match.end() :], frames, sum(map(len, channels)), path)
-    return Bvh(tuple(names), tuple(parents), np.array(offsets), tuple(channels), values, frame_time)
+    return int(frames), frame_time
 
 
-def _read_hierarchy(
-    header: str, path: str | Path
-) -> tuple[list[str], list[int], list[list[float]], list[tuple[str, ...]]]:
-    names, parents, offsets, channels = [], [], [], []
-    stack: list[int] = []  # open joints and end sites
-    for number, line in enumerate(header.splitlines(), start=1):
-        words = line.split()
-        if not words or words[0] in ("HIERARCHY", "{"):
-            continue
-        where = f"{path}, line {number}"
-        if words[0] in ("ROOT", "JOINT"):
-            if len(words) < 2 or (words[0] == "JOINT" and not stack):
-                raise InputError(f'{where}: found "{line.strip()}"; expected a joint with a name, below a ROOT')
-            parents.append(stack[-1] if stack else -1)
-            stack.append(len(names))
-            names.append(" ".join(words[1:]))
-            offsets.append([0.0, 0.0, 0.0])
-            channels.append(())
-        elif words[0] == "End":
-            if not stack:
-                raise InputError(f'{where}: found "{line.strip()}" outside of a joint')
-            parents.append(stack[-1])
-            stack.append(len(names))
-            names.append(f"{names[parents[-1]]} end")
-            offsets.append([0.0, 0.0, 0.0])
-            channels.append(())
-        elif words[0] == "}" and stack:
-            stack.pop()
-        elif words[0] == "OFFSET" and stack:
-            try:
-                offset = [float(word) for word in words[1:]]
-            except ValueError:
-                offset = []
-            if len(offset) != 3 or not np.isfinite(offset).all():
-                raise InputError(f'{where}: found "{line.strip()}"; expected OFFSET and three numbers')
-            offsets[stack[-1]] = offset
-        elif words[0] == "CHANNELS" and stack:
-            matches = [_CHANNEL.fullmatch(word) for word in words[2:]]
-            if len(words) < 2 or not words[1].isdigit() or int(words[1]) != len(matches) or None in matches:
-                raise InputError(
-                    f'{where}: found "{line.strip()}"; expected CHANNELS, their number, and as many channel names'
-                )
-            if len({(match[1].upper(), match[2].lower()) for match in matches if match}) < len(matches):
-                raise InputError(f'{where}: found "{line.strip()}"; expected each channel once')
-            channels[stack[-1]] = tuple(match[1].upper() + match[2].lower() for match in matches if match)
-        else:
-            raise InputError(f'{where}: found "{line.strip()}", which is not a part of a BVH hierarchy')
-    if stack or not names:
-        raise InputError(f"{path}: the hierarchy has no joints, or a joint without its closing brace")
-    return names, parents, offsets, channels
-
-
-def _read_numbers(text: str, frames: int, channels: int, path: str | Path) -> Float[np.ndarray, "T C"]:
+def _read_numbers(
+    text: str, frames: int, channels: int, path: str | Path, notes: list[str]
+) -> Float[np.ndarray, "T C"]:
+    if "," in text:
+        text = text.replace(",", " " if "." in text else ".")
     words = text.split()
     expected = f"expected {frames} frames x {channels} channels = {frames * channels} numbers"
-    if len(words) != frames * channels:
+    rows, rest = divmod(len(words), channels) if channels else (0, 0)
+    if rest or not rows:
         raise InputError(f"{path}: found {len(words)} numbers, {expected}; the file may be truncated")
+    if rows != frames:
+        # Whole rows: the header of many an export is off by some. A file that was cut says so as well.
+        cut = "; the file may be cut off" if rows < frames else ""
+        notes.append(f"Frames says {frames}, the file has {rows} rows: all of them are read{cut}")
     try:
         values = np.array(words, dtype=np.float64)
     except ValueError as error:
         raise InputError(f"{path}: the motion has something that is not a number ({error}); {expected}") from error
-    values = values.reshape(frames, channels)
+    values = values.reshape(rows, channels)
     if not np.isfinite(values).all():
         frame = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
         raise InputError(f"{path}: NaN or infinity in frame {frame}; {expected}")
     return values
+
+
+def _of_person(
+    hierarchy: _Hierarchy, values: np.ndarray, frame_time: float, person: int, notes: list[str], path: str | Path
+) -> Bvh:
+    """One of the bodies of a file: its joints, and their columns of the values."""
+    roots = [joint for joint, parent in enumerate(hierarchy.parents) if parent < 0]
+    if not 1 <= person <= len(roots):
+        raise InputError(f"{path}: has {len(roots)} bodies (ROOT); person {person} does not exist")
+    if len(roots) > 1:
+        names = ", ".join(hierarchy.names[root] for root in roots)
+        notes.append(f"holds {len(roots)} bodies ({names}), of which number {person} is read; choose with --person")
+    first = roots[person - 1]
+    last = [*roots, len(hierarchy.names)][person]
+    columns = np.cumsum([0, *map(len, hierarchy.channels)])
+    return Bvh(
+        tuple(hierarchy.names[first:last]),
+        tuple(parent - first if parent >= 0 else -1 for parent in hierarchy.parents[first:last]),
+        np.array(hierarchy.offsets[first:last]),
+        tuple(hierarchy.channels[first:last]),
+        values[:, columns[first] : columns[last]],
+        frame_time,
+        tuple(notes),
+    )
 
 
 def write_bvh(
@@ -192,7 +351,11 @@ def write_bvh(
     fps: float,
 ) -> None:
     """Writes SMPL-22 motion in centimetres (the unit that Blender, Maya and MotionBuilder assume), Y up, rotations Z X
-    Y."""
+    Y.
+
+    Angles go on where they were: no step by 360 degrees, which programs that interpolate between frames would turn
+    through.
+    """
     children = [[child for child, parent in enumerate(PARENTS) if parent == joint] for joint in range(len(PARENTS))]
     lines = ["HIERARCHY"]
     order: list[int] = []
@@ -217,9 +380,9 @@ def write_bvh(
         lines.append(f"{indent}}}")
 
     write_joint(0, "")
-    angles = rot.to_euler("ZXY", rotations)[:, order].reshape(len(rotations), -1)
+    angles = rot.continuous_euler("ZXY", rotations)[:, order].reshape(len(rotations), -1)
     values = np.concatenate([root_positions * 100, angles], 1)
     lines += ["MOTION", f"Frames: {len(values)}", f"Frame Time: {1 / fps:.8f}"]
-    with atomic_path(path) as temporary, temporary.open("w") as file:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
         np.savetxt(file, values, fmt="%.6f")

@@ -2,21 +2,26 @@
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 from jaxtyping import Float
 
-from llamo_jax.errors import InputError
-from llamo_jax.files import atomic_path, read_arrays
+from llamo_jax.errors import InputError, MotionWarning
+from llamo_jax.files import atomic_path
 from llamo_jax.motion import representation
 from llamo_jax.motion import rotations as rot
-from llamo_jax.motion.bvh import read_bvh, write_bvh
-from llamo_jax.motion.formats import PICTURES, READABLE, WRITABLE, require_suffix
-from llamo_jax.motion.representation import FEATURES, FPS
-from llamo_jax.motion.retarget import to_smpl22
+from llamo_jax.motion.amass import write_amass
+from llamo_jax.motion.bvh import write_bvh
+from llamo_jax.motion.formats import PICTURES, WRITABLE, require_suffix
+from llamo_jax.motion.plausibility import Fault, faults
+from llamo_jax.motion.read import ReadOptions, read
+from llamo_jax.motion.representation import FPS
 from llamo_jax.motion.skeleton import DEFAULT_OFFSETS, NUM_JOINTS, forward_kinematics, recover_offsets
+
+Format = Literal["llamo", "amass"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,57 +93,66 @@ class MotionClip:
         Raises:
           InputError: the features have another shape or hold no rotations, or `source` is neither.
         """
-        if features.ndim != 2 or features.shape[1] != FEATURES or not len(features):
-            raise InputError(f"features have shape {features.shape}; expected [T, {FEATURES}] with T at least 1")
-        _require_numbers(features, "features")
         if source not in ("positions", "rotations"):
             raise InputError(f'source is "{source}"; expected "positions" or "rotations"')
-        if not np.isfinite(features).all():
-            frame = int(np.flatnonzero(~np.isfinite(features).all(1))[0])
-            raise InputError(f"features have NaN or infinity in frame {frame}; expected finite numbers")
+        representation.require_features(features)
         joints = representation.decode_positions(features)
         rotations, root = representation.decode_rotations(features)
-        if (flat := np.abs(np.linalg.det(rotations) - 1).max(1) > 1e-3).any():
-            raise InputError(
-                f"rotation features of frame {int(np.argmax(flat))} are no rotations; expected un-normalised ones"
-            )
         if source == "rotations":
             joints = forward_kinematics(rotations, root, recover_offsets(joints, rotations))
         return cls(joints, rotations, **metadata)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Reads a file by its suffix: .bvh (any skeleton whose joints can be named), .npz (of `save`), .npy ([T, 272]
-        features).
+    def load(cls, path: str | Path, options: ReadOptions | None = None) -> Self:
+        """Reads a file by its suffix.
+
+        Args:
+          path: .bvh of any skeleton whose joints can be found; .npz of `save` or of the SMPL family (AMASS); .npy of
+            272 features, or of what the options say.
+          options: what the file does not say itself.
 
         Raises:
-          InputError: the file is missing, damaged or of another kind.
-        """
-        path = Path(path)
-        require_suffix(path, READABLE, "motion")
-        if path.suffix == ".bvh":
-            return _from_bvh(cls, path)
-        if path.suffix == ".npz":
-            return _from_npz(cls, path)
-        features = read_arrays(path)["array"]
-        try:
-            return cls.from_features(features, name=path.stem)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+          InputError: the file is missing, damaged or of another kind, or more than one reading of it is possible.
 
-    def save(self, path: str | Path) -> None:
+        Warns:
+          MotionWarning: what a person should know of how the file was read, and what no person's motion has.
+        """
+        reading = read(path, options)
+        clip = cls(
+            reading.joints,
+            reading.rotations,
+            fps=reading.fps,
+            captions=reading.captions,
+            name=reading.name,
+            labels=dict(reading.labels),
+        )
+        for note in (*reading.notes, *(fault.what for fault in clip.faults())):
+            warnings.warn(f"{path}: {note}", MotionWarning, stacklevel=2)
+        return clip
+
+    def save(self, path: str | Path, *, format: Format = "llamo") -> None:
         """Writes a file by its suffix: .bvh, .npz, .npy (features), .mp4, .gif, .png (film strip). All or nothing.
 
+        Args:
+          path: of the file.
+          format: of an .npz: our own arrays, or SMPL-X parameters as AMASS has them (Z up), which GMR and other tools
+            read. The latter keeps rotations and root, and no bones.
+
         Raises:
-          InputError: the suffix is none of these.
+          InputError: the suffix is none of these, or the format is no .npz's.
         """
         path = Path(path)
         require_suffix(path, WRITABLE, "motion")
-        if path.suffix in PICTURES:
+        suffix = path.suffix.lower()
+        if format != "llamo" and suffix != ".npz":
+            raise InputError(f'{path}: the format "{format}" is that of an .npz file')
+        if suffix in PICTURES:
             self.render(path)
-        elif path.suffix == ".bvh":
+        elif suffix == ".bvh":
             write_bvh(path, self.rotations, self.joints[:, 0], self.offsets, self.fps)
-        elif path.suffix == ".npz":
+        elif format == "amass":
+            write_amass(path, self.rotations, self.joints[:, 0], self.fps)
+        elif suffix == ".npz":
             with atomic_path(path) as temporary:
                 np.savez_compressed(
                     temporary, joints=self.joints, rotations=self.rotations, fps=self.fps,
@@ -148,6 +162,10 @@ class MotionClip:
         else:
             with atomic_path(path) as temporary:
                 np.save(temporary, self.features())
+
+    def faults(self) -> list[Fault]:
+        """What no person's motion has, the gravest first: jumps, an impossible size, bones that stretch."""
+        return faults(self.joints, self.rotations, self.fps)
 
     def render(self, path: str | Path, title: str | None = None) -> None:
         """Draws the motion as a video (.mp4, .gif) or a film strip (.png); the title is the first caption unless
@@ -198,36 +216,3 @@ class MotionClip:
 def _require_numbers(array: np.ndarray, what: str) -> None:
     if array.dtype.kind not in "fiu":
         raise InputError(f"{what} are of type {array.dtype}; expected numbers")
-
-
-def _from_bvh(cls: type[MotionClip], path: Path) -> MotionClip:
-    motion = to_smpl22(read_bvh(path), path)
-    return cls.from_rotations(motion.rotations, motion.root_positions, motion.offsets, fps=motion.fps, name=path.stem)
-
-
-def _from_npz(cls: type[MotionClip], path: Path) -> MotionClip:
-    arrays = read_arrays(path)
-    if missing := sorted({"joints", "rotations", "fps"} - set(arrays)):
-        raise InputError(
-            f"{path}: has no {', '.join(missing)}; found {', '.join(arrays)}; expected an .npz that MotionClip.save "
-            f"wrote"
-        )
-    matrices = arrays["rotations"]
-    if (
-        matrices.ndim == 4
-        and matrices.shape[2:] == (3, 3)
-        and matrices.dtype.kind == "f"
-        and np.isfinite(matrices).all()
-    ):
-        wrong = (np.abs(matrices @ np.swapaxes(matrices, -1, -2) - np.eye(3)).max((-1, -2)) > 1e-2) | (
-            np.linalg.det(matrices) < 0
-        )
-        if wrong.any():
-            raise InputError(f"{path}: rotations of frame {int(np.argwhere(wrong)[0, 0])} are no rotation matrices")
-    try:
-        labels = json.loads(str(arrays["labels"])) if "labels" in arrays else {}
-        captions = tuple(map(str, arrays["captions"])) if "captions" in arrays else ()
-        name = str(arrays.get("name", path.stem))
-        return cls(arrays["joints"], arrays["rotations"], float(arrays["fps"]), captions, name, labels)
-    except (TypeError, ValueError) as error:  # InputError included: it names the array, and here the file
-        raise InputError(f"{path}: {error}") from error

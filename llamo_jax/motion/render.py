@@ -6,12 +6,20 @@ faces, 30 degrees to the subject's left, and follows the pelvis smoothly; so the
 picture's right as long as the subject faces the camera.
 """
 
+import contextlib
 import dataclasses
+import functools
+import io
 import itertools
+import re
+import subprocess
+import tempfile
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Protocol, Self
+from typing import IO, Protocol, Self
 
 import imageio_ffmpeg
 import numpy as np
@@ -20,7 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter1d
 from tqdm import tqdm
 
-from llamo_jax.errors import InputError
+from llamo_jax.errors import InputError, MotionWarning
 from llamo_jax.files import atomic_path
 from llamo_jax.motion import rotations as rot
 from llamo_jax.motion.formats import PICTURES, require_suffix
@@ -121,7 +129,11 @@ def render(clips: Sequence[Drawable], path: str | Path, titles: Sequence[str] | 
       titles: the text above each clip; by default its first caption.
 
     Raises:
-      InputError: the suffix is none of these, there are no clips, or another number of titles.
+      InputError: the suffix is none of these, there are no clips, another number of titles, or the file cannot be
+        written.
+
+    Warns:
+      MotionWarning: of letters of a title that no font of this machine has; they are left out.
     """
     path = Path(path)
     require_suffix(path, PICTURES, "picture")
@@ -132,9 +144,9 @@ def render(clips: Sequence[Drawable], path: str | Path, titles: Sequence[str] | 
     if len(titles) != len(clips):
         raise InputError(f"{path}: {len(titles)} titles for {len(clips)} motions; expected one for each")
     with atomic_path(path) as temporary:
-        if path.suffix == ".png":
+        if path.suffix.lower() == ".png":
             _film_strip(clips, titles).save(temporary)
-        elif path.suffix == ".gif":
+        elif path.suffix.lower() == ".gif":
             _write_gif(temporary, clips, titles)
         else:
             _write_mp4(temporary, clips, titles)
@@ -145,20 +157,53 @@ def _write_mp4(path: Path, clips: Sequence[Drawable], titles: Sequence[str]) -> 
     frames = _video_frames(clips, titles, fps, PANEL)
     first = next(frames)
     # yuv420p and the index in front: what browsers, phones and slides can all play, from the first byte on.
-    writer = imageio_ffmpeg.write_frames(
-        str(path), first.size, fps=fps, codec="libx264", pix_fmt_out="yuv420p", quality=None, macro_block_size=2,
-        output_params=["-preset", "veryfast", "-crf", "20", "-movflags", "+faststart"], ffmpeg_log_level="error",
-    )  # fmt: skip
-    with warnings.catch_warnings():
-        # JAX warns of forks in a process with threads; this one becomes ffmpeg at once.
-        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
-        writer.send(None)
+    arguments = [
+        "-y", "-v", "error", "-f", "rawvideo", "-s", "{}x{}".format(*first.size), "-pix_fmt", "rgb24",
+        "-r", str(Fraction(fps).limit_denominator()), "-i", "-", "-an", "-vcodec", "libx264", "-pix_fmt", "yuv420p",
+        "-preset", "veryfast", "-crf", "20", "-movflags", "+faststart", str(path),
+    ]  # fmt: skip
+    count = 0
+    with _ffmpeg(path, arguments) as encoder:
+        for frame in itertools.chain([first], frames):
+            encoder.write(frame.tobytes())
+            count += 1
     try:
-        writer.send(first.tobytes())
-        for frame in frames:
-            writer.send(frame.tobytes())
-    finally:
-        writer.close()
+        found = imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+    except RuntimeError:  # ffmpeg itself cannot read it
+        found = 0
+    if found != count:
+        raise InputError(f"{path}: the video has {found} of {count} frames; is the disk full?")
+
+
+@contextlib.contextmanager
+def _ffmpeg(path: Path, arguments: list[str]) -> Iterator[IO[bytes]]:
+    """Runs ffmpeg, and gives what it reads from. What it says of an error becomes an InputError."""
+    with tempfile.TemporaryFile() as said:
+        try:
+            # In a group of its own: Ctrl-C is met here, and not by both at once.
+            process = subprocess.Popen(
+                [imageio_ffmpeg.get_ffmpeg_exe(), *arguments], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                stderr=said, process_group=0, creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )  # fmt: skip
+        except (OSError, RuntimeError) as error:  # RuntimeError: imageio_ffmpeg finds none
+            raise InputError(
+                f"{path}: ffmpeg, which writes videos, cannot be run ({error}); expected its program in the variable "
+                "IMAGEIO_FFMPEG_EXE, or that of the package imageio-ffmpeg; .gif needs none"
+            ) from error
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it ended early, and says below why
+                yield process.stdin
+                process.stdin.close()
+            code = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+        if code:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines() or [f"exit code {code}"]
+            raise InputError(f"{path}: ffmpeg cannot write it ({lines[-1].rpartition('] ')[2]})")
 
 
 def _write_gif(path: Path, clips: Sequence[Drawable], titles: Sequence[str]) -> None:
@@ -207,37 +252,143 @@ def _film_strip(clips: Sequence[Drawable], titles: Sequence[str]) -> Image.Image
     return strip
 
 
+class _Lettering:
+    """Text of any script on one line, each word in the first font that has its letters."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def known(self, text: str) -> str:
+        """The text without the letters that no font has."""
+        text = unicodedata.normalize("NFC", text)
+        missing = "".join(dict.fromkeys(letter for letter in text if not (letter.isspace() or _file_with(letter))))
+        if letters := [letter for letter in missing if not _is_invisible(letter)]:
+            warnings.warn(
+                f"no font on this machine has the letters {' '.join(letters)} of a title: they are left out; install a "
+                "font that has them",
+                MotionWarning,
+                stacklevel=2,
+            )
+        return "".join(letter for letter in text if letter not in missing)
+
+    def length(self, text: str) -> float:
+        """Width in pixels."""
+        return sum(font.getlength(part) for font, part in self._parts(text))
+
+    def draw(self, draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, colour: tuple[int, int, int]) -> None:
+        """Draws from the top left, on one line for all fonts."""
+        left, base = corner[0], corner[1] + _font(_OWN, self.size).getmetrics()[0]
+        for font, part in self._parts(text):
+            draw.text((left, base), part, colour, font, anchor="ls")
+            left += font.getlength(part)
+
+    def _parts(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
+        parts: list[tuple[str, str]] = []
+        for word in text.split(" "):
+            whole = _file_with(word)
+            parts += [(whole, word)] if whole else [(_file_with(letter) or _OWN, letter) for letter in word]
+            parts.append((parts[-1][0], " "))
+        grouped = itertools.groupby(parts[:-1], key=lambda part: part[0])
+        return [(_font(file, self.size), "".join(piece for _, piece in group)) for file, group in grouped]
+
+
+_OWN = "Pillow's own"
+
+
+def _is_invisible(letter: str) -> bool:
+    """Joiners, marks of direction and choices of a variant, which fonts need not have."""
+    return unicodedata.category(letter) in ("Cc", "Cf") or "VARIATION SELECTOR" in unicodedata.name(letter, "")
+
+
+@functools.cache
+def _font(file: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size) if file == _OWN else ImageFont.truetype(file, size)
+
+
+@functools.cache
+def _file_with(letters: str) -> str | None:
+    """The first font that has all of some letters."""
+    if letters.isascii():
+        return _OWN
+    needed = set(map(ord, letters))
+    return next((file for file in _font_files() if needed <= _letters_of(file)), None)
+
+
+@functools.cache
+def _font_files() -> tuple[str, ...]:
+    """Pillow's own font, the one that comes with matplotlib, and all of this machine: plain ones first."""
+    from matplotlib import font_manager, get_data_path  # only where it is needed: a third of a second
+
+    def fancy(file: str) -> tuple[bool, str]:
+        styles = ("bold", "italic", "oblique", "light", "thin", "black", "heavy", "mono", "condensed", "serif-")
+        return any(style in Path(file).stem.lower() for style in styles), file
+
+    plain = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return (_OWN, str(plain), *sorted(font_manager.findSystemFonts(), key=fancy))
+
+
+@functools.cache
+def _letters_of(file: str) -> frozenset[int]:
+    """Code points that a font can draw; none where it cannot be read or has no outlines."""
+    from fontTools.ttLib import TTFont  # comes with matplotlib
+
+    # Fonts that have a box for every letter there is.
+    if Path(file).stem.lower().startswith(("lastresort", "adobeblank")):
+        return frozenset()
+    try:
+        source = io.BytesIO(_font(file, 16).font_bytes) if file == _OWN else file
+        with TTFont(source, fontNumber=0, lazy=True) as font:
+            letters = frozenset(font.getBestCmap() or ())
+        _font(file, 16)
+    except Exception:  # fontTools and FreeType raise types of their own, and there are fonts of all kinds
+        return frozenset()
+    return letters
+
+
 def _headings(titles: Sequence[str], width: int) -> Image.Image:
     """The titles over their columns, each wrapped to its width; no height when all are empty."""
-    font = ImageFont.load_default(size=max(12, min(16, width // 26)))
-    wrapped = [_wrap(title, font, width - 20) for title in titles]
-    line = round(font.size * 1.3)
+    write = _Lettering(max(12, min(16, width // 26)))
+    wrapped = [_wrap(write.known(title), write, width - 20) for title in titles]
+    line = round(write.size * 1.3)
     lines = max(map(len, wrapped))
     heading = Image.new("RGB", (width * len(titles), 2 * ((lines * line + 12) // 2) if lines else 0), BACKGROUND)
     draw = ImageDraw.Draw(heading)
     for column, rows in enumerate(wrapped):
         for row, words in enumerate(rows):
-            draw.text((column * width + 10, 8 + row * line), words, TEXT, font)
+            write.draw(draw, (column * width + 10, 8 + row * line), words, TEXT)
     return heading
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float, most: int = 3) -> list[str]:
+def _wrap(text: str, write: _Lettering, width: float, most: int = 3) -> list[str]:
     """Lines of whole words that fit `width` pixels; what does not fit `most` lines ends in an ellipsis."""
     lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
+    for before, piece in _unbroken(text):
+        if lines and write.length(f"{lines[-1]}{before}{piece}") <= width:
+            lines[-1] += before + piece
         elif len(lines) == most:
             lines[-1] += " ..."
             break
         else:
-            lines.append(word[: int(width)])  # no letter is narrower than a pixel
+            lines.append(piece[: int(width)])  # no letter is narrower than a pixel
     for index, line in enumerate(lines):
         # A word longer than the line, or the ellipsis.
-        while font.getlength(line) > width and len(line) > 4:
+        while write.length(line) > width and len(line) > 4:
             line = f"{line.removesuffix(' ...')[:-1]} ..."
         lines[index] = line
     return lines
+
+
+def _unbroken(text: str) -> Iterator[tuple[str, str]]:
+    """What is never broken, each with what is before it: words after spaces, and single Chinese and Japanese
+    letters, which have none."""
+    for word in text.split():
+        before = " "
+        for piece in re.findall(f"[{_BREAKABLE}]|[^{_BREAKABLE}]+", word):
+            yield before, piece
+            before = ""
+
+
+_BREAKABLE = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
 
 
 def _footer(view: Image.Image, time: str, legend: bool = True) -> None:

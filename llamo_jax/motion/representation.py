@@ -74,6 +74,30 @@ def encode(joints: Float[np.ndarray, "T 22 3"], rotations: Float[np.ndarray, "T 
     return features
 
 
+def require_features(features: np.ndarray) -> None:
+    """Raises InputError where an array is no motion in un-normalised features."""
+    if features.ndim != 2 or features.shape[1] != FEATURES or not len(features):
+        raise InputError(f"features have shape {features.shape}; expected [T, {FEATURES}] with T at least 1")
+    if features.dtype.kind not in "fiu":
+        raise InputError(f"features are of type {features.dtype}; expected numbers")
+    if not np.isfinite(features).all():
+        frame = int(np.flatnonzero(~np.isfinite(features).all(1))[0])
+        raise InputError(f"features have NaN or infinity in frame {frame}; expected finite numbers")
+    rows = np.asarray(features[:, ROTATIONS], np.float64).reshape(len(features), NUM_JOINTS, 2, 3)
+    # What a model generates is off by some hundredths.
+    off = np.abs(np.linalg.norm(rows, axis=-1) - 1).mean()
+    if off > 0.2:
+        raise InputError(
+            f"rotation features have rows that are off unit length by {off:.2f}: they are normalised, or scaled; "
+            f"expected un-normalised features in metres"
+        )
+    matrices = rot.from_6d(rows.reshape(len(features), NUM_JOINTS, 6))
+    if (flat := np.abs(np.linalg.det(matrices) - 1).max(1) > 1e-3).any():
+        raise InputError(
+            f"rotation features of frame {int(np.argmax(flat))} are no rotations; expected un-normalised ones"
+        )
+
+
 def turn(features: Float[np.ndarray, "... 272"], xp: Any = np) -> Float[np.ndarray, "..."]:
     """Turn since the previous frame in radians, positive to the left, of un-normalised features.
 

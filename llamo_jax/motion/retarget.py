@@ -1,14 +1,16 @@
-"""Any named skeleton to SMPL-22, with a proper change of rest pose.
+"""Any skeleton to SMPL-22, with a proper change of rest pose.
 
-Joints are found by their names. For each, the world rotation in a T-pose, G0, is known: from a table of the skeleton's
-axes, else from its own zero pose where that is a standing body, else from the frame that stands most upright. A joint's
-world rotation is then W(t) = G(t) G0^T: the identity in the T-pose, as SMPL has it, and moving each bone exactly as the
-source does. Bone lengths stay the source's own.
+For each joint the world rotation in a T-pose, G0, is known: from a table of the skeleton's axes, else from its own zero
+pose where that is a standing body, else from the frame that stands most upright. A joint's world rotation is then
+W(t) = G(t) G0^T: the identity in the T-pose, as SMPL has it, and moving each bone exactly as the source does. Bone
+lengths stay the source's own. Which way is up in the rest pose and which in the world are two questions: many exports
+stand along Y at rest and move in a world with Z up.
 """
 
 import dataclasses
-import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -16,144 +18,142 @@ from jaxtyping import Float
 from llamo_jax.errors import InputError
 from llamo_jax.motion import rotations as rot
 from llamo_jax.motion.bvh import Bvh
-from llamo_jax.motion.rigs import (
-    BASES,
-    LEG_METRES,
-    MIDDLE_NAMES,
-    OPENING_SECONDS,
-    PREFIXES,
-    RIGS,
-    SIDED_NAMES,
-    SIDES,
-    UNITS,
-)
+from llamo_jax.motion.joints import SIDES, find_joints
+from llamo_jax.motion.rigs import OPENING_SECONDS, RIGS, UNITS
 from llamo_jax.motion.skeleton import DEFAULT_OFFSETS, JOINT_INDEX, JOINT_NAMES, PARENTS
+
+Axis = Literal["x", "-x", "y", "-y", "z", "-z"]
+
+PEOPLE = (0.62, 1.75)
+"""Metres from ankles to head joint of whoever may be meant in metres, centimetres or millimetres: from small children
+on."""
+ADULTS = (1.1, 1.65)
+"""The same of adults, whom files in other units are taken to show."""
+
+# World up -> the rotation that makes it +Y: the least turn, about X where there is a choice, as programs do.
+_TO_Y_UP: dict[Axis, Float[np.ndarray, "3 3"]] = {
+    "y": np.eye(3),
+    "-y": np.diag([1.0, -1.0, -1.0]),
+    "z": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]),
+    "-z": np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),
+    "x": np.array([[0, -1.0, 0], [1, 0, 0], [0, 0, 1]]),
+    "-x": np.array([[0, 1.0, 0], [-1, 0, 0], [0, 0, 1]]),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SmplMotion:
-    """A motion on SMPL-22, in metres, Y up, at the source's rate.
+    """A motion on SMPL-22, in metres, Y up, at the source's rate, and how it was read.
 
     Attributes:
       rotations: [T, 22, 3, 3] parent-relative.
       root_positions: [T, 3] of the pelvis.
       offsets: [22, 3] the source's own bones, in the T-pose.
       fps: frames a second.
+      joints: SMPL joint name -> name in the file.
+      unit: metres in the file's unit.
+      up: the axis of the file's world that points up.
+      rest: what the rest pose was taken from.
+      dropped: frames at the start that were no motion.
+      height: metres from ankles to head joint.
+      notes: what a person should know of how the file was read, in sentences.
     """
 
     rotations: Float[np.ndarray, "T 22 3 3"]
     root_positions: Float[np.ndarray, "T 3"]
     offsets: Float[np.ndarray, "22 3"]
     fps: float
+    joints: Mapping[str, str]
+    unit: float
+    up: Axis
+    rest: str
+    dropped: int
+    height: float
+    notes: tuple[str, ...]
 
 
-def to_smpl22(bvh: Bvh, where: str | Path) -> SmplMotion:
+def to_smpl22(
+    bvh: Bvh,
+    where: str | Path,
+    *,
+    skeleton: Mapping[str, str] | None = None,
+    up: Axis | None = None,
+    unit: float | None = None,
+    folder_unit: str | None = None,
+) -> SmplMotion:
     """The motion of a BVH file on SMPL-22.
 
     Args:
       bvh: the file's contents.
       where: named in errors.
+      skeleton: SMPL joint name -> name in the file, for joints that are settled; the others are found.
+      up: the axis of the file's world that points up. None finds it.
+      unit: metres in the file's unit. None finds it.
+      folder_unit: name of the unit that files of its folder with this skeleton were found to have.
 
     Raises:
-      InputError: joints cannot be found by their names, or the body has no adult proportions in any known unit.
+      InputError: joints cannot be found, or the body has no proportions of a person in any known unit, or no pose of it
+        stands, or two readings of it are possible.
     """
-    joints = find_joints(bvh, where)
+    found = find_joints(bvh, where, skeleton)
+    joints, notes = found.joints, [*bvh.notes, *found.notes]
     positions, world = bvh.world()
-    opening = _opening_rest_frames(positions, world, joints, bvh.frame_time)
+    rest = _rest(bvh, joints)
+    up = up or world_up(rest.up if rest else None, positions, joints, notes, where)
+    positions, world = positions @ to_y_up(up).T, to_y_up(up) @ world
+    rest = rest or _upright_frame(positions, world, joints, where)
+    reference, t_pose = _t_pose(bvh, joints, rest, where)
+    opening = _opening_rest_frames(positions, world, joints, reference, bvh.frame_time)
     positions, world = positions[opening:], world[opening:]
-    to_y_up, t_pose = _t_pose(bvh, joints, positions, world, where)
-    positions, world = positions @ to_y_up.T, to_y_up @ world
-    scale = _unit(bvh, joints, where)
+    height, scale = _size(bvh, joints, unit, folder_unit, notes, where)
     smpl_world = np.empty((len(world), len(JOINT_NAMES), 3, 3))
     smpl_positions = np.empty((len(world), len(JOINT_NAMES), 3))
-    for name, index in JOINT_INDEX.items():
-        if name in joints:
-            smpl_world[:, index] = world[:, joints[name]] @ t_pose[name].T
-            smpl_positions[:, index] = positions[:, joints[name]] * scale
+    for name, index in joints.items():
+        smpl_world[:, JOINT_INDEX[name]] = world[:, index] @ t_pose[name].T
+        smpl_positions[:, JOINT_INDEX[name]] = positions[:, index] * scale
     for index, (below, above, fraction) in _missing(joints).items():
         # A joint that the source has not lies on the line between its neighbours and turns with the lower.
         smpl_world[:, index] = smpl_world[:, below]
         smpl_positions[:, index] = smpl_positions[:, below] + fraction * (
             smpl_positions[:, above] - smpl_positions[:, below]
         )
-    offsets = np.zeros((len(JOINT_NAMES), 3))
-    for joint, parent in enumerate(PARENTS[1:], start=1):
-        bone = smpl_positions[:, joint] - smpl_positions[:, parent]
-        offsets[joint] = np.einsum("tji,tj->ti", smpl_world[:, parent], bone).mean(0)
-        if PARENTS.count(parent) == 1:
-            # Where the source bends in between (a second neck joint), the one bone of SMPL follows both its ends.
-            smpl_world[:, parent] = rot.between(smpl_world[:, parent] @ offsets[joint], bone) @ smpl_world[:, parent]
+    offsets = _rigid(smpl_positions, smpl_world)
     rotations = smpl_world.copy()
     for joint, parent in enumerate(PARENTS[1:], start=1):
         rotations[:, joint] = np.swapaxes(smpl_world[:, parent], -1, -2) @ smpl_world[:, joint]
-    return SmplMotion(rotations, smpl_positions[:, 0], offsets, 1 / bvh.frame_time)
+    return SmplMotion(
+        rotations,
+        smpl_positions[:, 0],
+        offsets,
+        1 / bvh.frame_time,
+        joints={name: bvh.names[index] for name, index in joints.items()},
+        unit=scale,
+        up=up,
+        rest=rest.what,
+        dropped=opening,
+        height=height * scale,
+        notes=tuple(notes),
+    )
 
 
-def find_joints(bvh: Bvh, where: str | Path) -> dict[str, int]:
-    """SMPL joint name -> index in the file, for all that the file has; spine1, spine2 and some collars may be absent.
+def unit_of(text: str) -> float:
+    """Metres in a unit that a person names, or gives as a number of metres.
 
     Raises:
-      InputError: a joint that cannot be done without is not found.
+      InputError: it is neither.
     """
-    named: dict[tuple[str, str], int] = {}
-    for index, name in enumerate(bvh.names):
-        named.setdefault(_words(name), index)
-    found: dict[str, int] = {}
-
-    def take(joint: str, side: str, bases: tuple[str, ...]) -> None:
-        for base in bases:
-            if (side, base) in named and named[side, base] not in found.values():
-                found[joint] = named[side, base]
-                return
-
-    for joint, bases in MIDDLE_NAMES.items():
-        take(joint, "", bases)
-    for side in ("left", "right"):
-        for joint, bases in SIDED_NAMES.items():
-            # "Shoulder" is the collar in rigs that call the shoulder joint an arm, and "foot" the ankle in rigs that
-            # have toes.
-            if joint == "collar" and not any((side, base) in named for base in SIDED_NAMES["shoulder"][:-1]):
-                bases = bases[:-1]
-            take(f"{side}_{joint}", side, bases)
-    for side in ("left", "right"):
-        # Rigs without toes: the foot ends where its ankle's end site is.
-        tip = bvh.names[found[f"{side}_ankle"]] + " end" if f"{side}_ankle" in found else None
-        if f"{side}_foot" not in found and tip in bvh.names:
-            found[f"{side}_foot"] = bvh.names.index(tip)
-    required = [name for name in JOINT_NAMES if not name.startswith("spine") and not name.endswith("collar")]
-    if missing := [name for name in required if name not in found]:
-        raise InputError(f"{where}: no joint found for {', '.join(missing)}; the file has {', '.join(bvh.names)}")
-    chain, joint = [], bvh.parents[found["neck"]]
-    while joint not in (-1, found["pelvis"]):
-        chain.append(joint)
-        joint = bvh.parents[joint]
-    if joint == -1 or not chain:
-        raise InputError(
-            f"{where}: no spine between {bvh.names[found['pelvis']]} and {bvh.names[found['neck']]}; expected 1 to 3 "
-            f"joints"
-        )
-    # The top of the chain carries neck and arms; of what is below, the first is spine1 and the one in the middle
-    # spine2.
-    found["spine3"] = chain[0]
-    if len(chain) > 1:
-        found["spine1"] = chain[-1]
-    if len(chain) > 2:
-        found["spine2"] = chain[len(chain) // 2]
-    return found
+    names = {name.split(" ")[0].lower(): metres for name, metres in UNITS.items()}
+    short = {"m": 1.0, "cm": 0.01, "mm": 0.001, "dm": 0.1, "in": 0.0254, "ft": 0.3048}
+    try:
+        unit = (names | short).get(text.lower()) or float(text)
+    except ValueError:
+        unit = 0.0
+    if not 1e-6 < unit < 1e3:
+        raise InputError(f'unit "{text}" is unknown; expected one of {", ".join(names)}, or a number of metres')
+    return unit
 
 
-def _words(name: str) -> tuple[str, str]:
-    """("left", "upleg") of "mixamorig:LeftUpLeg", "L_UpLeg", "UpLeg_L", "Bip001 L UpLeg" or "Character1_LeftUpLeg"."""
-    name = name.rpartition(":")[2]
-    words = [word.lower() for word in re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+\d*|[A-Z]+\d*|\d+", name)]
-    words = [word for word in words if not PREFIXES.fullmatch(word)] or words
-    if len(words) == 1 and words[0][:1] in "lr" and words[0][1:] in BASES:
-        words = [words[0][0], words[0][1:]]  # "lfemur"
-    side = next((SIDES[word] for word in words if word in SIDES), "")
-    return side, "".join(word for word in words if word not in SIDES)
-
-
-def _missing(joints: dict[str, int]) -> dict[int, tuple[int, int, float]]:
+def _missing(joints: Mapping[str, int]) -> dict[int, tuple[int, int, float]]:
     """Index of each absent joint -> its neighbours below and above, and how far between them it lies."""
     index, missing = JOINT_INDEX, {}
     if "spine1" not in joints:
@@ -161,81 +161,313 @@ def _missing(joints: dict[str, int]) -> dict[int, tuple[int, int, float]]:
     if "spine2" not in joints:
         below = ("spine1", 1 / 2) if "spine1" in joints else ("pelvis", 2 / 3)
         missing[index["spine2"]] = (index[below[0]], index["spine3"], below[1])
-    for side in ("left", "right"):
+    if "neck" not in joints:
+        missing[index["neck"]] = (index["spine3"], index["head"], 2 / 3)
+    for side in SIDES:
         if f"{side}_collar" not in joints:
             missing[index[f"{side}_collar"]] = (index["spine3"], index[f"{side}_shoulder"], 1 / 2)
     return missing
 
 
+def _rigid(positions: Float[np.ndarray, "T 22 3"], world: Float[np.ndarray, "T 22 3 3"]) -> Float[np.ndarray, "22 3"]:
+    """The bones of the body, constant over time, and `world` turned in place so that they reach the joints.
+
+    A skeleton with joints between those of SMPL (a second neck joint, CMU's LHipJoint) bends where SMPL is rigid. Each
+    joint is then turned, frame by frame, so that its bones point from where the rigid body has it to where the source
+    has the next, and an error shrinks down a limb. Where nothing bends in between, nothing turns.
+    """
+    offsets = np.zeros((len(PARENTS), 3))
+    for joint, parent in enumerate(PARENTS[1:], start=1):
+        bone = positions[:, joint] - positions[:, parent]
+        offsets[joint] = np.einsum("tji,tj->ti", world[:, parent], bone).mean(0)
+    longest = np.linalg.norm(offsets, axis=-1).max()
+    reached = positions.copy()
+    for joint in range(len(PARENTS)):
+        children = [child for child, parent in enumerate(PARENTS) if parent == joint]
+        if not children:
+            continue
+        bones = positions[:, children] - reached[:, joint, None]
+        if len(children) == 1:
+            turn = rot.between(world[:, joint] @ offsets[children[0]], bones[:, 0])
+            world[:, joint] = turn @ world[:, joint]
+        else:
+            placed = np.einsum("tij,cj->tci", world[:, joint], offsets[children])
+            apart = np.linalg.norm(placed - bones, axis=-1).max(1) > _BENT * longest
+            if apart.any():
+                world[apart, joint] = rot.aligned(placed[apart], bones[apart]) @ world[apart, joint]
+        for child in children:
+            reached[:, child] = reached[:, joint] + world[:, joint] @ offsets[child]
+    return offsets
+
+
+_BENT = 1e-4  # of the longest bone: less is rounding
+
+
 def _opening_rest_frames(
     positions: Float[np.ndarray, "T J 3"],
     world: Float[np.ndarray, "T J 3 3"],
-    joints: dict[str, int],
+    joints: Mapping[str, int],
+    reference: Mapping[str, Float[np.ndarray, "3 3"]],
     frame_time: float,
 ) -> int:
-    """How many frames at the start are no motion: most of CMU's files open in the T-pose and jump into the motion.
+    """How many frames at the start are no motion: a rest pose, held for any time, that jumps into the motion.
 
-    Some ease from the one to the other, but all within a tenth of a second, and turning faster than they ever do later.
+    Most of CMU's files open so; some ease from the one to the other, but all within a tenth of a second, and turning
+    faster than they ever do later. A fast motion that starts with spread arms is no rest pose, and a rest pose from
+    which a motion begins slowly is a part of the motion.
     """
     found = world[:, list(joints.values())]
     turns = rot.geodesic(found[:-1], found[1:]).max(-1)
-    if len(turns) < 2:
+    if len(turns) < 2 or not _rests(positions[0], world[0], joints, reference):
         return 0
-    usual = np.median(turns[1:])
-    opening = turns[: max(2, round(OPENING_SECONDS / frame_time))]
-    first = {name: positions[0, joints[name]] for name in ("left_wrist", "right_wrist", "head", "left_ankle")}
-    spread = np.linalg.norm(first["left_wrist"] - first["right_wrist"]) > 0.8 * np.linalg.norm(
-        first["head"] - first["left_ankle"]
-    )
+    still = rot.geodesic(found[:1], found).max(-1) < _STILL
+    held = int(np.argmin(np.append(still, False)))  # frames that show the first pose
+    usual = np.median(turns[held:]) if held < len(turns) else 0.0
+    opening = turns[held - 1 :][: max(2, round(OPENING_SECONDS / frame_time))]
+    if not len(opening):
+        return 0
     peak = int(opening.argmax())
-    if not spread or opening[peak] < max(0.35, 5 * usual):
+    if opening[peak] < max(_JUMP, 5 * usual):
         return 0
-    return peak + int(np.argmax(np.append(opening[peak:], 0.0) <= 2.5 * usual))
+    return held - 1 + peak + int(np.argmax(np.append(opening[peak:], 0.0) <= 2.5 * usual))
 
 
-def _unit(bvh: Bvh, joints: dict[str, int], where: str | Path) -> float:
-    lengths = np.linalg.norm(bvh.local()[0][0], axis=-1)
-    leg = sum(lengths[joints[f"{side}_{joint}"]] for side in ("left", "right") for joint in ("knee", "ankle")) / 2
-    unit = min(UNITS.values(), key=lambda unit: abs(np.log(max(leg, 1e-9) * unit / LEG_METRES)))
-    if not 0.4 < leg * unit < 1.4:
+_STILL = np.radians(1.0)
+_JUMP = 0.35
+"""Radians between two frames."""
+
+
+def _rests(
+    positions: Float[np.ndarray, "J 3"],
+    world: Float[np.ndarray, "J 3 3"],
+    joints: Mapping[str, int],
+    reference: Mapping[str, Float[np.ndarray, "3 3"]],
+) -> bool:
+    """Whether a frame shows the rest pose of its skeleton (but for where it faces), or a T-pose."""
+    # Against the reference all joints are turned alike.
+    turned = [world[index] @ reference[name].T for name, index in joints.items()]
+    if rot.geodesic(turned[0], np.stack(turned)).max() < _REST:
+        return True
+    for side in SIDES:
+        for limb, across in (("shoulder", "elbow", "wrist"), True), (("hip", "knee", "ankle"), False):
+            bones = np.diff([positions[joints[f"{side}_{joint}"]] for joint in limb], axis=0)
+            bones /= np.maximum(np.linalg.norm(bones, axis=-1, keepdims=True), 1e-9)
+            tilted = np.abs(bones[:, 1]) > np.sin(_T_POSE) if across else bones[:, 1] > -np.cos(_T_POSE)
+            if tilted.any() or bones[0] @ bones[1] < np.cos(_T_POSE):
+                return False
+    return True
+
+
+_REST = np.radians(15.0)
+_T_POSE = np.radians(20.0)
+
+
+def _size(
+    bvh: Bvh,
+    joints: Mapping[str, int],
+    unit: float | None,
+    folder_unit: str | None,
+    notes: list[str],
+    where: str | Path,
+) -> tuple[float, float]:
+    """Ankles to head joint in the file's unit, and metres in that unit."""
+    height = skeleton_height(bvh, joints)
+    if unit is not None:
+        return height, unit
+    options = possible_units(height)
+    if folder_unit and folder_unit not in options:
         raise InputError(
-            f"{where}: legs of {leg:.4g} units are no adult's in {', '.join(UNITS)}; scale the file to metres"
+            f"{where}: {height * UNITS[folder_unit]:.3g} m from ankles to head in {_plural(folder_unit)}, the unit of "
+            f"its folder; give the unit with --unit"
         )
-    return unit
+    if not options:
+        raise InputError(
+            f"{where}: {height:.4g} units from ankles to head are no person in {', '.join(UNITS)}; give the unit with "
+            f"--unit, as a name or as metres"
+        )
+    usual = next((rig.unit for rig in RIGS if rig.unit and rig.joints <= set(bvh.names)), None)
+    name = folder_unit or (usual if usual in options else options[0])
+    if len(options) > 1 and not folder_unit:
+        other = next(option for option in options if option != name)
+        notes.append(
+            f"is taken to be in {_plural(name)}, {height * UNITS[name]:.2f} m from ankles to head; in "
+            f"{_plural(other)} it would be {height * UNITS[other]:.2f} m: choose with --unit"
+        )
+    return height, UNITS[name]
+
+
+def _plural(unit: str) -> str:
+    return {"inch": "inches", "foot": "feet"}.get(unit, f"{unit}s")
+
+
+def skeleton_height(bvh: Bvh, joints: Mapping[str, int]) -> float:
+    """Length of the bones from ankle to hip and from pelvis to head, in the file's unit."""
+    lengths = np.linalg.norm(bvh.local()[0][0], axis=-1)
+
+    def along(upper: str, lower: str) -> float:
+        total, joint = 0.0, joints[lower]
+        while joint not in (joints[upper], -1):
+            total += lengths[joint]
+            joint = bvh.parents[joint]
+        return total
+
+    return along("pelvis", "head") + sum(along(f"{side}_hip", f"{side}_ankle") for side in SIDES) / 2
+
+
+def possible_units(height: float) -> list[str]:
+    """The units in which something so high, from ankles to head, is a person; the likelier first.
+
+    Metric files show people of any size, and are by far the most; others are taken for adults.
+    """
+    metric = ("metre", "centimetre", "millimetre")
+    return [name for name in metric if PEOPLE[0] <= height * UNITS[name] <= PEOPLE[1]] + [
+        name for name, metres in UNITS.items() if name not in metric and ADULTS[0] <= height * metres <= ADULTS[1]
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rest:
+    """A pose that shows how the skeleton stands.
+
+    Attributes:
+      what: it is, in words.
+      reference: [J, 3, 3] world rotations of the joints in it.
+      pose: [J, 3] positions in it; None where a table says all.
+      up: the axis that points up in it.
+    """
+
+    what: str
+    reference: Float[np.ndarray, "J 3 3"]
+    pose: Float[np.ndarray, "J 3"] | None
+    up: Axis
+
+
+def _rest(bvh: Bvh, joints: Mapping[str, int]) -> _Rest | None:
+    """The rest pose of a rig with a table, or the zero pose where that stands."""
+    rig = next((rig for rig in RIGS if rig.t_pose and rig.joints <= set(bvh.names)), None)
+    if rig is not None:
+        reference = np.stack([rig.t_pose.get(name, np.eye(3)) for name in bvh.names])
+        return _Rest("the rig's table", reference, None, "y")
+    pose = bvh.zero_pose()
+    up = _standing(pose[None], joints)
+    axis = next((axis for axis, stands in up.items() if stands.all()), None)
+    if axis is None:
+        return None
+    return _Rest("the zero pose", np.broadcast_to(np.eye(3), (len(bvh.names), 3, 3)), pose, axis)
+
+
+def _upright_frame(
+    positions: Float[np.ndarray, "T J 3"],
+    world: Float[np.ndarray, "T J 3 3"],
+    joints: Mapping[str, int],
+    where: str | Path,
+) -> _Rest:
+    """The frame that stands most upright, of a motion with Y up."""
+    heights = positions[:, joints["head"], 1] - _ankles(positions, joints)[:, 1]
+    frame = int(heights.argmax())
+    if not _standing(positions[frame : frame + 1], joints)["y"].all():
+        raise InputError(
+            f"{where}: neither the zero pose nor any frame stands upright; the rest pose of the skeleton cannot be "
+            f"found"
+        )
+    return _Rest(f"frame {frame}, the most upright", world[frame], positions[frame], "y")
+
+
+def _ankles(positions: Float[np.ndarray, "T J 3"], joints: Mapping[str, int]) -> Float[np.ndarray, "T 3"]:
+    return positions[:, [joints["left_ankle"], joints["right_ankle"]]].mean(1)
+
+
+def _standing(positions: Float[np.ndarray, "T J 3"], joints: Mapping[str, int]) -> dict[Axis, np.ndarray]:
+    """Axis -> in which frames the body stands along it: trunk and legs within 37 degrees of it."""
+    pelvis, head = positions[:, joints["pelvis"]], positions[:, joints["head"]]
+    parts = np.stack([head - pelvis, pelvis - _ankles(positions, joints)], 1)
+    parts = parts / np.maximum(np.linalg.norm(parts, axis=-1, keepdims=True), 1e-9)
+    return {axis: ((parts @ turn[1]) > _UPRIGHT).all(1) for axis, turn in _TO_Y_UP.items()}
+
+
+def to_y_up(up: Axis) -> Float[np.ndarray, "3 3"]:
+    """The rotation that brings a world in which this axis points up to Y up."""
+    return _TO_Y_UP[up]
+
+
+def world_up(
+    rest_up: Axis | None,
+    positions: Float[np.ndarray, "T J 3"],
+    joints: Mapping[str, int],
+    notes: list[str],
+    where: str | Path,
+) -> Axis:
+    """The axis of a motion's world that points up.
+
+    It is the rest pose's where the trunk is upright along that in a fair part of the frames. Else the body lies all the
+    time, or the world is another than that of the rest pose: the floor decides, on which feet stand or a body lies.
+
+    Args:
+      rest_up: the axis that points up in the rest pose, or in all files of its kind; None if nothing says.
+      positions: of the joints in the file's axes and unit.
+      joints: SMPL joint name -> index in `positions`.
+      notes: takes what a person should know.
+      where: named in errors.
+
+    Raises:
+      InputError: two readings are possible.
+    """
+    trunk = positions[:, joints["head"]] - positions[:, joints["pelvis"]]
+    trunk = trunk / np.maximum(np.linalg.norm(trunk, axis=-1, keepdims=True), 1e-9)
+    upright = {axis: float((trunk @ turn[1] > _UPRIGHT).mean()) for axis, turn in _TO_Y_UP.items()}
+    best = max(get_args(Axis), key=lambda axis: (upright[axis], axis == rest_up))
+    if rest_up is None:
+        return best
+    if best == rest_up or upright[rest_up] >= upright[best] / 4 or upright[best] < 0.5:
+        return rest_up
+    if best.strip("-") == rest_up.strip("-"):
+        # Upside down: a world with its axis down, unless the hands are where the floor is.
+        hands = positions[:, [joints["left_wrist"], joints["right_wrist"]]].mean(1) - positions[:, joints["head"]]
+        stood = float((hands @ _TO_Y_UP[best][1] < 0).mean()) > 0.5
+    else:
+        (stood_still, stood_low), (lay_still, lay_low) = (_floor(positions, joints, axis) for axis in (best, rest_up))
+        if stood_still != lay_still:
+            stood = stood_still
+        elif stood_low != lay_low:
+            stood = stood_low
+        else:
+            raise InputError(
+                f"{where}: the rest pose stands along {rest_up}, the motion along {best}: {best} may be up, or the "
+                f"body may lie; say which axis is up with --up"
+            )
+    if not stood:
+        return rest_up
+    notes.append(f"its rest pose stands along {rest_up} and its motion along {best}: {best} is taken for up")
+    return best
+
+
+_UPRIGHT = 0.8
+
+
+def _floor(positions: Float[np.ndarray, "T J 3"], joints: Mapping[str, int], axis: Axis) -> tuple[bool, bool]:
+    """Whether the lowest joint along an axis keeps to one level, as on a floor and not when it travels along the axis;
+    and whether that is the level 0."""
+    found = positions[:, list(joints.values())]
+    low = (found @ _TO_Y_UP[axis][1]).min(1)
+    size = np.linalg.norm(np.ptp(found[0], axis=0))
+    return bool(np.ptp(np.percentile(low, [5, 95])) < 0.12 * size), bool(abs(np.median(low)) < 0.12 * size)
 
 
 def _t_pose(
-    bvh: Bvh, joints: dict[str, int], positions: np.ndarray, world: np.ndarray, where: str | Path
-) -> tuple[Float[np.ndarray, "3 3"], dict[str, Float[np.ndarray, "3 3"]]]:
-    """The rotation that brings the file's world to Y up, and the world rotation of each found joint in a T-pose that
-    faces +Z."""
-    offsets = bvh.local()[0][0]
-    rig = next((rig for rig in RIGS if rig.joints <= set(bvh.names)), None)
-    if rig is not None:
-        reference = np.stack([rig.t_pose.get(name, np.eye(3)) for name in bvh.names])
-        to_y_up = np.eye(3)
-    else:
-        reference = np.broadcast_to(np.eye(3), (len(bvh.names), 3, 3))
-        pose = bvh.zero_pose()
-        to_y_up = _to_y_up(pose, joints)
-        if to_y_up is None:
-            heights = positions[:, joints["head"], 1] - positions[
-                :, [joints["left_ankle"], joints["right_ankle"]], 1
-            ].mean(1)
-            frame = int(heights.argmax())
-            reference, pose = world[frame], positions[frame]
-            to_y_up = _to_y_up(pose, joints)
-        if to_y_up is None:
-            raise InputError(
-                f"{where}: neither the zero pose nor any frame stands upright; the rest pose of the skeleton cannot "
-                f"be found"
-            )
-        left = to_y_up @ (pose[joints["left_hip"]] - pose[joints["right_hip"]])
+    bvh: Bvh, joints: Mapping[str, int], rest: _Rest, where: str | Path
+) -> tuple[dict[str, Float[np.ndarray, "3 3"]], dict[str, Float[np.ndarray, "3 3"]]]:
+    """World rotations of each found joint in the rest pose, and in a T-pose; both facing +Z with Y up."""
+    offsets, reference = bvh.local()[0][0], rest.reference
+    if rest.pose is not None:
+        turn = to_y_up(rest.up)
+        left = turn @ (rest.pose[joints["left_hip"]] - rest.pose[joints["right_hip"]])
         # The yaw that takes the direction from right to left hip to +X.
-        facing = rot.yaw(np.arctan2(left[2], left[0]))
-        reference = facing @ to_y_up @ reference
-    t_pose = {name: reference[index] for name, index in joints.items()}
-    for side in ("left", "right"):
+        turn = rot.yaw(np.arctan2(left[2], left[0])) @ turn
+        reference = turn @ reference
+        _require_feet_ahead(rest.pose @ turn.T, joints, where)
+    rested = {name: reference[index] for name, index in joints.items()}
+    t_pose = dict(rested)
+    for side in SIDES:
         for joint, child in (("hip", "knee"), ("knee", "ankle"), ("shoulder", "elbow"), ("elbow", "wrist")):
             # Limbs go on to the directions of SMPL's rest pose the shortest way.
             name, child_name = f"{side}_{joint}", f"{side}_{child}"
@@ -244,10 +476,21 @@ def _t_pose(
             t_pose[name] = align @ t_pose[name]
             # What hangs at the end of a limb goes along: a foot is as straight on a splayed leg as on a straight one.
             # The table already has its feet flat.
-            ends = {"wrist": ("wrist",), "ankle": () if rig is not None else ("ankle", "foot")}.get(child, ())
+            ends = {"wrist": ("wrist",), "ankle": ("ankle", "foot") if rest.pose is not None else ()}.get(child, ())
             for end in ends:
                 t_pose[f"{side}_{end}"] = align @ t_pose[f"{side}_{end}"]
-    return to_y_up, t_pose
+    return rested, t_pose
+
+
+def _require_feet_ahead(pose: Float[np.ndarray, "J 3"], joints: Mapping[str, int], where: str | Path) -> None:
+    """Raises InputError where toes point backwards: left and right are exchanged then, as in left-handed axes."""
+    feet = np.stack([pose[joints[f"{side}_foot"]] - pose[joints[f"{side}_ankle"]] for side in SIDES])
+    ahead = feet[:, 2] / np.maximum(np.linalg.norm(feet, axis=-1), 1e-9)
+    if (ahead < -0.5).all():
+        raise InputError(
+            f"{where}: the toes point backwards: left and right are exchanged, or its axes are left-handed; export it "
+            f"with right-handed axes, or name the joints with --skeleton"
+        )
 
 
 def _bone(bvh: Bvh, joint: int, descendant: int, reference: np.ndarray, offsets: np.ndarray) -> Float[np.ndarray, "3"]:
@@ -259,14 +502,3 @@ def _bone(bvh: Bvh, joint: int, descendant: int, reference: np.ndarray, offsets:
         vector += reference[parent] @ offsets[descendant]
         descendant = parent
     return vector
-
-
-def _to_y_up(pose: Float[np.ndarray, "J 3"], joints: dict[str, int]) -> Float[np.ndarray, "3 3"] | None:
-    """The rotation that makes a standing pose stand along +Y: none for Y up, a quarter turn for Z up; None if it does
-    not stand."""
-    ankles = (pose[joints["left_ankle"]] + pose[joints["right_ankle"]]) / 2
-    upper, lower = pose[joints["head"]] - pose[joints["pelvis"]], pose[joints["pelvis"]] - ankles
-    for axis, turn in ((1, np.eye(3)), (2, np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]))):
-        if all(part[axis] > 0.8 * np.linalg.norm(part) > 0 for part in (upper, lower)):
-            return turn
-    return None

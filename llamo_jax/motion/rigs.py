@@ -1,6 +1,7 @@
 """Rigs as data: what their joints are called, which units they use, and how they stand where their zero pose does not.
 
-Joints are found by the words of their names. A rig whose zero pose is no pose of a body has its T-pose here.
+Joints are found by the words of their names (`joints.py`). A rig whose zero pose is no pose of a body has its T-pose
+here.
 """
 
 import re
@@ -10,26 +11,59 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-UNITS = {"metre": 1.0, "centimetre": 0.01, "millimetre": 0.001, "inch": 0.0254, "ASF (CMU, 0.45 inch)": 0.0254 / 0.45}
+UNITS = {
+    "metre": 1.0,
+    "centimetre": 0.01,
+    "millimetre": 0.001,
+    "decimetre": 0.1,
+    "inch": 0.0254,
+    "foot": 0.3048,
+    "ASF (CMU, 0.45 inch)": 0.0254 / 0.45,
+}
 """Metres in the units that motion files use."""
 
-LEG_METRES = 0.82
-"""Hip to ankle of an adult, about: the unit that brings a skeleton's legs nearest to this is taken for the file's."""
-
-# The words of a joint's name, its side and numbering prefixes apart, in order of preference.
+# The words of a joint's name, its side, numbers and what all names of a file share apart; in order of preference.
+# Sources: the default skeletons and exports of Mixamo, MotionBuilder, 3ds Max Biped, Unreal, VRoid (VRM), Daz, Poser,
+# Rokoko, Xsens MVN, OptiTrack Motive, mocopi, iClone and Character Creator, Rigify, Auto-Rig Pro, Advanced Skeleton,
+# Valve, Kinect, Perception Neuron, MakeHuman, MikuMikuDance, SMPL, CMU's ASF, LAFAN1, BEAT, SOMA and Biovision's 1999
+# sample.
 SIDED_NAMES = {
-    "hip": ("upleg", "upperleg", "thigh", "femur", "hip"),
-    "knee": ("leg", "lowerleg", "calf", "shin", "tibia", "knee"),
-    "ankle": ("ankle", "foot"),
-    "foot": ("toebase", "toes", "toe", "toe0", "ball", "foot"),
-    "collar": ("clavicle", "collar", "shoulder"),
-    "shoulder": ("upperarm", "uparm", "arm", "shldr", "humerus", "shoulder"),
-    "elbow": ("lowerarm", "forearm", "radius", "elbow"),
-    "wrist": ("wrist", "hand"),
+    "hip": (
+        "upleg", "upperleg", "thigh", "legupper", "thighbend", "thighstretch", "uleg", "upperthigh", "femur", "legup",
+        "足", "leg", "hip",
+    ),
+    "knee": (
+        "lowerleg", "lowleg", "leglower", "calf", "shin", "shinbend", "lleg", "tibia", "knee", "ひざ", "legstretch",
+        "legdown", "leg",
+    ),
+    "ankle": ("ankle", "足首", "foot"),
+    "foot": (
+        "toebase", "toes", "toe", "つま先", "ball", "forefoot", "football", "toebone", "toetip", "bigtoe",
+        "metatarsals", "foot",
+    ),
+    "collar": ("clavicle", "collar", "clav", "scapula", "collarbone", "肩", "shoulder"),
+    "shoulder": (
+        "upperarm", "uparm", "armupper", "uarm", "arm", "腕", "shldr", "shldrbend", "upperarmbend", "armstretch",
+        "humerus", "shoulder", "armup",
+    ),
+    "elbow": (
+        "lowerarm", "lowarm", "armlower", "forearm", "farm", "forearmbend", "forearmstretch", "lowerarmbend", "radius",
+        "elbow", "ひじ", "armdown",
+    ),
+    "wrist": ("wrist", "手首", "hand"),
+}  # fmt: skip
+MIDDLE_NAMES = {
+    "pelvis": ("hips", "pelvis", "hip", "spinebase", "hipcenter", "cog", "center", "センター", "root"),
+    "neck": ("neck", "necklower", "lowerneck", "necktwist", "neckbase", "首"),
+    "head": ("head", "頭"),
 }
-MIDDLE_NAMES = {"pelvis": ("hips", "pelvis", "hip"), "neck": ("neck", "neck0", "neck1", "lowerneck"), "head": ("head",)}
-BASES = frozenset(base for bases in SIDED_NAMES.values() for base in bases)
-SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
+LEFT = ("left", "l", "lft", "lt", "左")
+RIGHT = ("right", "r", "rgt", "rt", "右")
+MIDDLE = ("c", "m", "x", "mid")
+"""How some rigs mark the joints of the middle."""
+
+NO_WORDS = re.compile(r"bip\d*|valve|character\d*|mixamorig\d*|def|org|mch|drv|jnt|j|cc")
+"""Words that rigging tools put at joints' names, and that say nothing of the joint."""
 
 # World axes of the joints of the Bandai-Namco skeleton in a T-pose that faces +Z: columns are the local x, y and z
 # axes. Its zero pose is no pose of a body: bones lie along local x.
@@ -57,21 +91,23 @@ _BANDAI_NAMCO = (
 
 
 class Rig(NamedTuple):
-    """A rig whose zero pose is no pose of a body.
+    """A rig of which more must be known than its names tell.
 
     Attributes:
       joints: names by which it is told.
-      t_pose: joint name -> world axes in a T-pose that faces +Z: columns are the local x, y and z axes.
+      t_pose: joint name -> world axes in a T-pose that faces +Z: columns are the local x, y and z axes. Empty where the
+        zero pose is a pose of a body.
+      unit: of its files, where a body has a possible size in two units.
     """
 
     joints: frozenset[str]
-    t_pose: Mapping[str, Float[np.ndarray, "3 3"]]
+    t_pose: Mapping[str, Float[np.ndarray, "3 3"]] = {}
+    unit: str | None = None
 
 
-RIGS = (Rig(frozenset(_BANDAI_NAMCO), _BANDAI_NAMCO),)
+_BIOVISION = frozenset({"Hips", "Chest", "LeftCollar", "LeftUpArm", "LeftLowArm", "LeftUpLeg", "LeftLowLeg"})
 
-PREFIXES = re.compile(r"bip\d*|character\d*|mixamorig\d*|def|jnt|j")
-"""Words that rigging tools put before every joint's name."""
+RIGS = (Rig(frozenset(_BANDAI_NAMCO), t_pose=_BANDAI_NAMCO), Rig(_BIOVISION, unit="inch"))
 
 OPENING_SECONDS = 0.1
-"""Most of CMU's files open in the T-pose and jump into the motion within this time."""
+"""Most of CMU's files open in the T-pose and ease into the motion within this time."""

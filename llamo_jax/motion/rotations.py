@@ -60,6 +60,28 @@ def to_euler(order: str, matrices: np.ndarray) -> np.ndarray:
     )
 
 
+def continuous_euler(order: str, matrices: np.ndarray) -> np.ndarray:
+    """`to_euler` along time: of all angles that mean the same rotation, in each frame those nearest to the last
+    frame's.
+
+    Args:
+      order: three different axes.
+      matrices: [T, ..., 3, 3].
+
+    Returns:
+      [T, ..., 3] degrees, without steps by 360 and beyond +-180 where the rotation goes on turning.
+    """
+    angles = to_euler(order, matrices)
+    # The other triple of the same rotation: half a turn about the outer axes, the middle one reflected.
+    other = np.stack([angles[..., 0] + 180, 180 - angles[..., 1], angles[..., 2] + 180], -1)
+    for frame in range(1, len(angles)):
+        last = angles[frame - 1]
+        near = [triple - 360 * np.round((triple - last) / 360) for triple in (angles[frame], other[frame])]
+        first, second = (np.abs(triple - last).sum(-1, keepdims=True) for triple in near)
+        angles[frame] = np.where(first <= second, *near)
+    return angles
+
+
 def between(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """The shortest rotation that takes each direction of `sources` [..., 3] to that of `targets` [..., 3]; [..., 3,
     3]."""
@@ -71,6 +93,14 @@ def between(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
     helper = np.where(np.abs(sources[..., :1]) < 0.9, [1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
     axis = np.where(sine > 1e-12, axis, np.cross(sources, helper))
     return from_rotvec(_unit(axis) * angle)
+
+
+def aligned(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The rotations [T, 3, 3] that bring vectors [T, C, 3] nearest to others, in least squares (Kabsch)."""
+    left, _, right = np.linalg.svd(np.einsum("tci,tcj->tij", targets, sources))
+    sign = np.ones((len(left), 3))
+    sign[:, 2] = np.linalg.det(left) * np.linalg.det(right)
+    return np.einsum("tij,tj,tjk->tik", left, sign, right)
 
 
 def geodesic(first: np.ndarray, second: np.ndarray) -> np.ndarray:

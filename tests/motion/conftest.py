@@ -41,3 +41,9 @@ def walk() -> MotionClip:
 def walker():
     """`make_walk`, for tests that need other lengths and rates."""
     return make_walk
+
+
+@pytest.fixture
+def draws(request) -> int:
+    """How many draws a property is tried on; more with --draws."""
+    return request.config.getoption("--draws")

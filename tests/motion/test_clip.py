@@ -127,7 +127,7 @@ def test_bad_npz_files(walk, tmp_path):
     with pytest.raises(InputError, match=r"bad\.npz: .*joints have NaN or infinity in frame 0"):
         MotionClip.load(path)
     np.savez(path, joints=np.array([{}], dtype=object), rotations=walk.rotations, fps=30.0)
-    with pytest.raises(InputError, match="holds pickled Python objects, which are never loaded"):
+    with pytest.raises(InputError, match=r"has no joints; found .* \(pickled Python objects are never loaded"):
         MotionClip.load(path)
     walk.save(path)
     path.write_bytes(path.read_bytes()[:5000])

@@ -3,9 +3,11 @@
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 
-from llamo_jax.errors import InputError
+from llamo_jax.errors import InputError, MotionWarning
 from llamo_jax.motion import MotionClip, render
 from llamo_jax.motion import rotations as rot
 from llamo_jax.motion.render import LEFT, MIDDLE, RIGHT, STRIP_PANEL, STRIP_POSES
@@ -106,6 +108,46 @@ def test_the_title_is_the_caption_unless_given(tmp_path, walk):
     caption = _strip(walk[:1], tmp_path, None)
     assert np.array_equal(caption, _strip(walk[:1], tmp_path, "a person walks forward."))
     assert not np.array_equal(caption, _strip(walk[:1], tmp_path, "something else"))
+
+
+def _font_of(letters: str, path) -> str:
+    """A font in which each of these letters is a filled square."""
+    pen = TTGlyphPen(None)
+    for move, point in ((pen.moveTo, (0, 0)), (pen.lineTo, (0, 800)), (pen.lineTo, (800, 800)), (pen.lineTo, (800, 0))):
+        move(point)
+    pen.closePath()
+    square, font = pen.glyph(), FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder([".notdef", "square"])
+    font.setupCharacterMap({ord(letter): "square" for letter in letters})
+    font.setupGlyf({".notdef": square, "square": square})
+    font.setupHorizontalMetrics({".notdef": (1000, 0), "square": (1000, 0)})
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupPost()
+    font.save(path)
+    return str(path)
+
+
+def test_titles_are_drawn_in_fonts_that_have_their_letters(tmp_path, walk, monkeypatch):
+    """Never as boxes: what no font has is left out, and said."""
+    assert render._file_with("naïve").endswith("DejaVuSans.ttf")  # comes with matplotlib; Pillow's own has no ï
+    fonts = (render._OWN, _font_of("一个", tmp_path / "squares.ttf"), str(tmp_path / "absent.ttf"))
+    monkeypatch.setattr(render, "_font_files", lambda: fonts)
+    render._file_with.cache_clear()
+    plain, drawn = (_strip(walk[:1], tmp_path, title) for title in ("walks", "walks 一个"))
+    dark = (np.abs(drawn.astype(int) - render.TEXT) < 6).all(-1) & (drawn != plain).any(-1)
+    assert dark.sum() > 2 * 8**2  # two squares of 16 * 0.8 pixels
+    with pytest.warns(MotionWarning, match="has the letters 人 of a title: they are left out"):
+        assert np.array_equal(_strip(walk[:1], tmp_path, "walks 一人个\u200d"), drawn)
+    # Where words have no spaces, lines break between letters.
+    assert _strip(walk[:1], tmp_path, "一" * 150).shape[0] > _strip(walk[:1], tmp_path, "一" * 20).shape[0]
+    render._file_with.cache_clear()
+
+
+def test_a_video_that_is_not_whole_is_told(tmp_path, walk, monkeypatch):
+    monkeypatch.setattr(imageio_ffmpeg, "count_frames_and_secs", lambda path: (3, 0.1))
+    with pytest.raises(InputError, match=r"walk\.mp4: the video has 3 of 6 frames"):
+        walk[:6].render(tmp_path / "walk.mp4")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_mp4_plays_everywhere_at_its_true_speed(tmp_path, walker):

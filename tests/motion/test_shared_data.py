@@ -9,7 +9,8 @@ from llamo_jax.motion import MotionClip
 from llamo_jax.motion import representation as rep
 from llamo_jax.motion import rotations as rot
 from llamo_jax.motion.bvh import read_bvh
-from llamo_jax.motion.retarget import find_joints, to_smpl22
+from llamo_jax.motion.joints import find_joints
+from llamo_jax.motion.retarget import to_smpl22
 from llamo_jax.motion.skeleton import JOINT_INDEX, forward_kinematics, recover_offsets
 
 pytestmark = pytest.mark.shared_data
@@ -91,7 +92,7 @@ def _agrees_with_its_source(path, worst):
     motion = to_smpl22(bvh, path)
     joints = forward_kinematics(motion.rotations, motion.root_positions, motion.offsets)
     positions = bvh.world()[0][-len(joints) :]
-    found = find_joints(bvh, path)
+    found = find_joints(bvh, path).joints
     leg = found["left_knee"], found["left_hip"]
     smpl_leg = np.linalg.norm(motion.offsets[JOINT_INDEX["left_knee"]])
     scale = smpl_leg / np.linalg.norm(positions[0, leg[0]] - positions[0, leg[1]])
@@ -122,7 +123,7 @@ def test_bandai_namco_through_the_features(bandai, name):
     canonical."""
     bvh = read_bvh(bandai[name])
     clip = MotionClip.load(bandai[name])
-    found, scale = find_joints(bvh, bandai[name]), None
+    found, scale = find_joints(bvh, bandai[name]).joints, None
     source = bvh.world()[0][-len(clip) :]
     leg = found["left_knee"], found["left_hip"]
     scale = np.linalg.norm(clip.offsets[JOINT_INDEX["left_knee"]]) / np.linalg.norm(
