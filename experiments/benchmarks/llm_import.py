@@ -47,7 +47,7 @@ TASKS = {
     ),
     "transformers from_pretrained": (
         _TORCH,
-        "kept = AutoModelForCausalLM.from_pretrained({llm!r}, dtype=torch.bfloat16)\n"
+        "kept = AutoModelForCausalLM.from_pretrained({llm!r}, dtype=torch.bfloat16, trust_remote_code=False)\n"
         "sum(p.view(-1)[::2048].float().sum() for p in kept.parameters())",
     ),
     "from-hf": (_JAX, "from_hf.bundle_from_llm({llm!r}, {bundle!r})"),

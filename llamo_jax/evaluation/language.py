@@ -95,7 +95,7 @@ def _transformers_logits(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    llm = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+    llm = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, trust_remote_code=False).eval()
     with torch.no_grad():
         single = [llm(torch.from_numpy(row)).logits.numpy() for row in rows]
         llm = llm.double()

@@ -44,23 +44,10 @@ class Bvh:
     notes: tuple[str, ...] = ()
 
     def local(self) -> tuple[Float[np.ndarray, "T J 3"], Float[np.ndarray, "T J 3 3"]]:
-        """Translations and rotations relative to the parents.
-
-        Position channels replace the offset; those of a joint that has an offset and only zeros in them do not: some
-        programs write all six channels for every joint and fill the root's alone.
-        """
-        frames, joints = len(self.values), len(self.names)
-        translations = np.broadcast_to(self.offsets, (frames, joints, 3)).copy()
-        rotations = np.broadcast_to(np.eye(3), (frames, joints, 3, 3)).copy()
-        column = 0
-        for joint, channels in enumerate(self.channels):
-            values = self.values[:, column : column + len(channels)]
-            column += len(channels)
-            moves = [number for number, channel in enumerate(channels) if channel.endswith("position")]
-            if self.parents[joint] < 0 or values[:, moves].any():
-                for number in moves:
-                    translations[:, joint, "XYZ".index(channels[number][0])] = values[:, number]
-            turns = [number for number in range(len(channels)) if number not in moves]
+        """Translations and rotations relative to the parents."""
+        rotations = np.broadcast_to(np.eye(3), (len(self.values), len(self.names), 3, 3)).copy()
+        for joint, (channels, values) in enumerate(self._columns()):
+            turns = [number for number, channel in enumerate(channels) if channel.endswith("rotation")]
             order, angles = "".join(channels[number][0] for number in turns), values[:, turns]
             if len(order) == 3:
                 rotations[:, joint] = rot.from_euler(order, angles)
@@ -69,7 +56,33 @@ class Bvh:
                     rotations[:, joint] = rotations[:, joint] @ rot.from_rotvec(
                         np.radians(angle)[:, None] * np.eye(3)["XYZ".index(axis)]
                     )
-        return translations, rotations
+        return self.translations(), rotations
+
+    def translations(self) -> Float[np.ndarray, "T J 3"]:
+        """Of each joint from its parent, in the parent's axes.
+
+        Position channels replace the offset; those of a joint that has an offset and only zeros in them do not: some
+        programs write all six channels for every joint and fill the root's alone.
+        """
+        translations = np.broadcast_to(self.offsets, (len(self.values), len(self.names), 3)).copy()
+        for joint, (channels, values) in enumerate(self._columns()):
+            moves = [number for number, channel in enumerate(channels) if channel.endswith("position")]
+            if self.parents[joint] < 0 or values[:, moves].any():
+                for number in moves:
+                    translations[:, joint, "XYZ".index(channels[number][0])] = values[:, number]
+        return translations
+
+    def bones(self) -> Float[np.ndarray, "J 3"]:
+        """The translations of the first frame; zero for the root, whose is a place in the world."""
+        bones = self.translations()[0]
+        bones[[joint for joint, parent in enumerate(self.parents) if parent < 0]] = 0
+        return bones
+
+    def _columns(self) -> Iterator[tuple[tuple[str, ...], Float[np.ndarray, "T C"]]]:
+        column = 0
+        for channels in self.channels:
+            yield channels, self.values[:, column : column + len(channels)]
+            column += len(channels)
 
     def world(self) -> tuple[Float[np.ndarray, "T J 3"], Float[np.ndarray, "T J 3 3"]]:
         """Positions and rotations in the file's world."""

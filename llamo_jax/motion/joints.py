@@ -68,7 +68,7 @@ def find_joints(bvh: Bvh, where: str | Path, given: Mapping[str, str] | None = N
     settled = {}
     for joint, name in (given or {}).items():
         if name not in bvh.names:
-            raise InputError(f'{where}: has no joint "{name}" for {joint}; the file has {", ".join(bvh.names)}')
+            raise InputError(f'{where}: has no joint "{name}" for {joint}; the file has {", ".join(bvh.names):.2000}')
         settled[joint] = bvh.names.index(name)
     tree = _Tree(bvh.parents, tuple(bvh.is_end(joint) for joint in range(len(bvh.names))))
     found = _by_names(bvh.names, tree)
@@ -76,8 +76,7 @@ def find_joints(bvh: Bvh, where: str | Path, given: Mapping[str, str] | None = N
         del found[joint]
     found |= settled
     notes: list[str] = []
-    lengths = np.linalg.norm(bvh.local()[0][0], axis=-1)
-    lengths[[joint for joint, parent in enumerate(bvh.parents) if parent < 0]] = 0  # a place in the world, no bone
+    lengths = np.linalg.norm(bvh.bones(), axis=-1)
     missing = [
         f"{side}_{joint}"
         for side in SIDES
@@ -90,8 +89,8 @@ def find_joints(bvh: Bvh, where: str | Path, given: Mapping[str, str] | None = N
         _limbs_by_structure(bvh, tree, found, lengths)
     if missing := [joint for joint in missing if joint not in found]:
         raise InputError(
-            f"{where}: no joint found for {', '.join(missing)}; the file has {', '.join(bvh.names)}; name them with "
-            f"--skeleton"
+            f"{where}: no joint found for {', '.join(missing)}; the file has {', '.join(bvh.names):.2000}; name them "
+            f"with --skeleton"
         )
     _middle(bvh, tree, found, settled, where)
     _ends_of_limbs(tree, found)
@@ -178,6 +177,7 @@ def _split(word: str) -> list[str]:
 
 _CANDIDATES = 6  # joints that may be one part of a limb; a file with more is no rig of a person
 _PREFIX = 40
+_LONGEST = 40  # joints of a limb, twist bones and fingers included
 
 
 def _shared(names: Sequence[str]) -> frozenset[str]:
@@ -312,6 +312,8 @@ def _bend(
 
     Joints in between (of twist) belong to the bone that they are on.
     """
+    if len(path) > _LONGEST:
+        return {}
     along = np.cumsum(lengths[path])  # from the root
     middle = limb.index("knee" if limb is LEG else "elbow")
     parts = limb[middle - 1 : middle + 2]
@@ -431,8 +433,8 @@ def _middle(bvh: Bvh, tree: _Tree, found: dict[str, int], settled: Mapping[str, 
     if "neck" not in found and "head" not in found:
         # A skeleton whose names do not say: the one chain that goes on above the arms.
         if len(trunk) != 1 or tree.ends[trunk[0]]:
-            raise InputError(f"{where}: no joint found for head; the file has {', '.join(bvh.names)}; name it with "
-                             f"--skeleton")  # fmt: skip
+            names = f"{', '.join(bvh.names):.2000}"
+            raise InputError(f"{where}: no joint found for head; the file has {names}; name it with --skeleton")
         chain = [trunk[0]]
         while len(below := [child for child in tree.children[chain[-1]] if not tree.ends[child]]) == 1:
             chain.append(below[0])

@@ -54,10 +54,6 @@ class ReadOptions:
     arrays: Arrays | None = None
     """What an .npy file holds: 272 features, 263 of HumanML3D, joints [T, 22, 3], or SMPL-85 [T, 85]."""
 
-    def __post_init__(self) -> None:
-        if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
-            raise InputError(f"--fps is {self.fps}; expected more than 0")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reading:
@@ -95,6 +91,8 @@ def read(path: str | Path, options: ReadOptions | None = None) -> Reading:
     """
     path, options = Path(path), options or ReadOptions()
     require_suffix(path, READABLE, "motion")
+    if options.fps is not None and not (math.isfinite(options.fps) and options.fps > 0):
+        raise InputError(f"{path}: the rate is given as {options.fps} frames a second; expected more than 0")
     reading = _READERS[path.suffix.lower()](path, options)
     if path.suffix.lower() != ".bvh" and (fault := size_fault(reading.joints)):
         raise InputError(f"{path}: {fault.what}")  # arrays are in metres; a BVH has a unit, which was found

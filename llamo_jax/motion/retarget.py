@@ -302,7 +302,7 @@ def _plural(unit: str) -> str:
 
 def skeleton_height(bvh: Bvh, joints: Mapping[str, int]) -> float:
     """Length of the bones from ankle to hip and from pelvis to head, in the file's unit."""
-    lengths = np.linalg.norm(bvh.local()[0][0], axis=-1)
+    lengths = np.linalg.norm(bvh.bones(), axis=-1)
 
     def along(upper: str, lower: str) -> float:
         total, joint = 0.0, joints[lower]
@@ -457,7 +457,7 @@ def _t_pose(
     bvh: Bvh, joints: Mapping[str, int], rest: _Rest, where: str | Path
 ) -> tuple[dict[str, Float[np.ndarray, "3 3"]], dict[str, Float[np.ndarray, "3 3"]]]:
     """World rotations of each found joint in the rest pose, and in a T-pose; both facing +Z with Y up."""
-    offsets, reference = bvh.local()[0][0], rest.reference
+    offsets, reference = bvh.bones(), rest.reference
     if rest.pose is not None:
         turn = to_y_up(rest.up)
         left = turn @ (rest.pose[joints["left_hip"]] - rest.pose[joints["right_hip"]])

@@ -501,7 +501,11 @@ def test_a_tied_head_in_the_file_must_be_the_embeddings(torch_bundle, tmp_path):
     folder = copied(torch_bundle, tmp_path)
     tensors = load_file(folder / "llm" / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    # What old checkpoints store beside the weights, and an index that another version left behind, change nothing.
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(2, np.float32)
+    tensors["model.embeddings.position_ids"] = np.arange(4)
+    stale = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (folder / "llm" / "model.safetensors.index.json").write_text(json.dumps(stale))
     for flip in (False, True):
         tensors["lm_head.weight"].view(np.uint8)[-1, -3] ^= flip
         save_file(tensors, folder / "llm" / "model.safetensors")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,11 @@ def sha256(path: Path) -> str:
 
 
 def read_text(folder: Path, shapes: dict[str, torch.Size], tied: bool, device: torch.device | str) -> dict[str, Tensor]:
-    """The LLM's tensors, of one file or of the shards that the index names. A tied head may be there too; then it is
+    """The LLM's tensors, of one file, else of the shards that the index names. A tied head may be there too; then it is
     the embeddings."""
     index, head, embeddings = folder / "model.safetensors.index.json", "lm_head.weight", "model.embed_tokens.weight"
     names = ["model.safetensors"]
-    if index.exists():
+    if index.exists() and not (folder / names[0]).exists():
         values = read_json(index)
         weight_map = values.get("weight_map") if isinstance(values, dict) else None
         if (
@@ -96,6 +97,15 @@ def read_text(folder: Path, shapes: dict[str, torch.Size], tied: bool, device: t
     return tensors
 
 
+# What old checkpoints store beside the weights: frequencies, which the config gives, and causal masks.
+_BUFFERS = re.compile(r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|(self_)?attn\.bias|masked_bias)")
+_NO_WEIGHTS = ("I64", "I32", "U8", "BOOL")
+
+
+def _is_buffer(name: str, dtype: str) -> bool:
+    return dtype in _NO_WEIGHTS or _BUFFERS.fullmatch(name) is not None
+
+
 def read_tensors(
     paths: Sequence[Path],
     shapes: dict[str, torch.Size],
@@ -108,8 +118,9 @@ def read_tensors(
     for path in paths:
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
-                # Old checkpoints hold rotary frequencies; here they come from the config.
-                for name in (name for name in file.keys() if not name.endswith("rotary_emb.inv_freq")):  # noqa: SIM118
+                for name in file.keys():  # noqa: SIM118
+                    if name not in allowed and _is_buffer(name, file.get_slice(name).get_dtype()):
+                        continue
                     if name not in allowed or name in tensors:
                         raise ValueError(
                             f'{path}: tensor "{name}" is one too many; the config asks for {len(shapes)} tensors '

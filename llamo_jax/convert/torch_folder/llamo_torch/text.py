@@ -22,7 +22,7 @@ class Text:
                 )
             from transformers import AutoTokenizer  # seconds to import: only where text is used
 
-            self._tokenizer = AutoTokenizer.from_pretrained(str(self._llm))
+            self._tokenizer = AutoTokenizer.from_pretrained(str(self._llm), trust_remote_code=False)
         return self._tokenizer
 
     @torch.no_grad()
