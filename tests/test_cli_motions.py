@@ -51,6 +51,7 @@ def takes(tmp_path: Path) -> Path:
     (folder / "cut.bvh").write_text((folder / "mixamo.bvh").read_text()[:-300] + "oops")
     (folder / "page.npy").write_text("<html>404</html>")
     np.save(folder / "joints.npy", walk.joints)
+    walk[:3].save(folder / "short.npz")  # less than a latent, which a model cannot describe
     (folder / "readme.txt").write_text("not a motion")
     return folder
 
@@ -98,9 +99,10 @@ def test_inspect_lists_what_is_wrong(llamo, takes):
 
 def test_a_folder_is_converted_and_every_failure_is_listed(llamo, takes, tmp_path):
     code, out, err = llamo("convert", "motion", takes, tmp_path / "out", "--to", "bvh")
-    assert code == 2 and err.endswith("error: 3 of 9 files failed\n")
+    assert code == 2 and err.endswith("error: 3 of 10 files failed\n")
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
-    assert written == {"ours.bvh", "features.bvh", "amass.bvh", "mixamo.bvh", "day 2/UNREAL.bvh", "day 2/z_up.bvh"}
+    assert written == {"ours.bvh", "features.bvh", "amass.bvh", "mixamo.bvh", "short.bvh",
+                       "day 2/UNREAL.bvh", "day 2/z_up.bvh"}  # fmt: skip
     for name in BROKEN:
         assert f"{takes / name}: " in out
     assert f"note: {takes / 'day 2' / 'z_up.bvh'}: its rest pose stands along y" in out
@@ -152,12 +154,12 @@ def test_a_warning_is_one_line(llamo, takes, tmp_path):
 
 def test_a_folder_is_captioned_into_a_table(llamo, bundle, takes, tmp_path):
     code, out, err = llamo("caption", bundle, takes, "-o", tmp_path / "captions.csv", "--json", tmp_path / "all.json")
-    assert code == 2 and err.endswith("error: 3 of 9 files failed\n") and "6 captions -> " in out
+    assert code == 2 and err.endswith("error: 4 of 10 files failed\n") and "6 captions -> " in out
     with (tmp_path / "captions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 9
+    assert len(rows) == 10
     failed = {Path(row["file"]).name for row in rows if row["error"]}
-    assert failed == set(BROKEN)
+    assert failed == {*BROKEN, "short.npz"} and f"{takes / 'short.npz'}: motion 0 has 3 frames" in out
     assert next(row["notes"] for row in rows if row["file"].endswith("z_up.bvh")).startswith("its rest pose stands")
     assert json.loads((tmp_path / "all.json").read_text()) == rows
     code, out, _ = llamo("caption", bundle, takes / "ours.npz")

@@ -9,7 +9,7 @@ import tyro
 from tqdm import tqdm
 
 import llamo_jax
-from llamo_jax.cli.motions import find_sources, is_several, load_noted, options_of, told
+from llamo_jax.cli.motions import failure, find_sources, is_several, load_noted, options_of, told
 from llamo_jax.commands import Reporting
 from llamo_jax.errors import InputError
 from llamo_jax.files import atomic_path, write_json
@@ -51,7 +51,7 @@ class Caption(Reporting):
                 row["caption"] = model.caption(clip)
                 row["notes"] = "; ".join(note.removeprefix(f"{source.path}: ") for note in notes)
             except InputError as error:
-                row["error"] = str(error)
+                row["error"] = failure(source.path, error)
             rows.append({"notes": ""} | row)
         failures = [row["error"] for row in rows if row["error"]]
         if self.output is not None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from tqdm import tqdm
 
-from llamo_jax.cli.motions import find_sources, is_several, load_noted, options_of, told
+from llamo_jax.cli.motions import failure, find_sources, is_several, load_noted, options_of, told
 from llamo_jax.commands import Command
 from llamo_jax.errors import InputError
 from llamo_jax.motion import MotionClip
@@ -137,7 +137,7 @@ class Motion(Command):
                 clip.save(outputs[source], format=self.format)
                 notes += told_of
             except InputError as error:
-                failures.append(str(error))
+                failures.append(failure(source.path, error))
         for note in notes:
             print(f"note: {note}")
         print(f"{len(sources) - len(failures)} files -> {target}")

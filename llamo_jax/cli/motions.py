@@ -68,6 +68,11 @@ def notes_of(caught: Iterable[warnings.WarningMessage]) -> Iterator[str]:
     return (str(each.message) for each in caught if issubclass(each.category, MotionWarning))
 
 
+def failure(path: Path, error: InputError) -> str:
+    """What to tell of an error, with the file that it is of."""
+    return str(error) if str(path) in str(error) else f"{path}: {error}"
+
+
 def told(failures: Sequence[str], done: int) -> None:
     """Lists what failed.
 

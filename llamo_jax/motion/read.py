@@ -7,10 +7,9 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import tyro
 from jaxtyping import Float
 
 from llamo_jax.errors import InputError
@@ -47,12 +46,18 @@ class ReadOptions:
     """The file's unit of length (metre, centimetre, inch, ...), or how many metres it has; found by default."""
     person: int = 1
     """Which of several bodies in a BVH, counted from 1."""
-    fps: Annotated[float | None, tyro.conf.arg(name="fps")] = None
+    fps: float | None = None
     """Frames a second, in place of what the file says."""
-    units: Annotated[Mapping[str, str], tyro.conf.Suppress] = dataclasses.field(default_factory=dict)
-    """Skeleton -> the unit that files of its folder have; `settle` finds it."""
     arrays: Arrays | None = None
     """What an .npy file holds: 272 features, 263 of HumanML3D, joints [T, 22, 3], or SMPL-85 [T, 85]."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderOptions(ReadOptions):
+    """What was found of the files of a folder."""
+
+    units: Mapping[str, str]
+    """Key of a skeleton -> the unit that its files have."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,7 +124,7 @@ def settle(paths: Sequence[Path], options: ReadOptions) -> ReadOptions:
     clear = {key: units.most_common() for key, units in votes.items() if units}
     # A tie between two units is for each file to tell.
     units = {key: order[0][0] for key, order in clear.items() if len(order) == 1 or order[0][1] > order[1][1]}
-    return dataclasses.replace(options, units=units)
+    return FolderOptions(**vars(options), units=units)
 
 
 _SURVEYED = 100
@@ -138,7 +143,7 @@ def _bvh(path: Path, options: ReadOptions) -> Reading:
         skeleton=read_map(options.skeleton) if options.skeleton else None,
         up=options.up,
         unit=unit_of(options.unit) if options.unit else None,
-        folder_unit=options.units.get(skeleton_key(bvh.names)) if options.units else None,
+        folder_unit=options.units.get(skeleton_key(bvh.names)) if isinstance(options, FolderOptions) else None,
     )
     facts = {
         "format": "BVH",

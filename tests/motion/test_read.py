@@ -237,4 +237,4 @@ def test_two_takes_of_a_folder_never_get_two_units(walk, tmp_path):
     (tmp_path / "metres.bvh").write_text(text_of(bvh))
     with pytest.raises(InputError, match=r"0\.0361? m from ankles to head in inches, the unit of its folder"):
         read(tmp_path / "metres.bvh", options)
-    assert settle(paths, ReadOptions(unit="cm")).units == {}
+    assert settle(paths, ReadOptions(unit="cm")) == ReadOptions(unit="cm")

@@ -204,6 +204,28 @@ def test_a_skeleton_without_names_is_read_by_its_structure(walk):
     assert any("by the structure" in note for note in motion.notes)
 
 
+@pytest.mark.parametrize(
+    ("rig", "absent"),
+    [
+        ({"without": ("neck",)}, "neck"),
+        ({"ends": ("head",)}, None),
+        ({"ends": ("left_wrist", "right_wrist", "left_foot", "right_foot")}, None),
+        ({"without": ("left_collar", "right_collar")}, "left_collar"),
+        ({"reference": True, "twists": ("left_hip", "right_shoulder")}, None),
+    ],
+)
+def test_joints_that_a_rig_does_not_have(walk, rig, absent):
+    """End sites stand in for the last joint of a limb; what is in the middle lies between its neighbours."""
+    motion = to_smpl22(RigFile(names=names_of("LAFAN1"), bones=DEFAULT_OFFSETS, **rig).bvh(walk), "file")
+    joints = forward_kinematics(motion.rotations, motion.root_positions, motion.offsets)
+    there = [JOINT_INDEX[joint] for joint in motion.joints]
+    assert np.abs(joints - walk.joints)[:, there].max() < 1e-3 and motion.notes == ()
+    assert (absent is None) == (len(there) == 22)
+    if absent:
+        index = JOINT_INDEX[absent]
+        assert np.linalg.norm(joints[:, index] - walk.joints[:, index], axis=-1).max() < 0.08
+
+
 def test_what_cannot_be_told_is_refused_and_can_be_named(walk, tmp_path):
     """Without names and without feet that point forward, nothing says which side is left."""
     bvh = _source(walk, [f"Bone.{number:03d}" for number in range(22)], IDENTITY)
