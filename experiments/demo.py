@@ -19,7 +19,7 @@ from experiments.pretrain import pretrain, pretrain_llm
 from experiments.recipes import Recipe, recipe_named
 from experiments.report import require_report_or_nothing
 from experiments.train_vae import train_vae
-from llamo_jax.commands import Reporting
+from llamo_jax.commands import Reporting, require_seed
 from llamo_jax.errors import InputError
 from llamo_jax.files import write_json
 from llamo_jax.presets import LLMS
@@ -57,9 +57,10 @@ class Demo(Reporting):
     def run(self) -> None:
         clock = Clock()
         # Said before the work, not after half of it.
-        if min(self.examples, self.videos, self.clips, self.seed + 1) < 1:
-            found = f"--examples {self.examples}, --videos {self.videos}, --clips {self.clips}, --seed {self.seed}"
-            raise InputError(f"{found}; expected at least 1 of each, and a seed of 0 or more")
+        require_seed(self.seed)
+        if min(self.examples, self.videos, self.clips) < 1:
+            found = f"--examples {self.examples}, --videos {self.videos}, --clips {self.clips}"
+            raise InputError(f"{found}; expected at least 1 of each")
         dataset = self._dataset()
         recipe = recipe_named(self.recipe or dataset.recipe)
         given = resolve_llm(self.llm) if self.llm else None

@@ -30,6 +30,7 @@ from data_pipelines.records import MotionRecord
 from experiments.report import CaptionRow, Pair, require_report_or_nothing, write_report
 from experiments.suites import aims_of
 from llamo_jax.cli.evaluate import Evaluate
+from llamo_jax.commands import require_seed
 from llamo_jax.config import require
 from llamo_jax.convert.to_torch import to_torch
 from llamo_jax.errors import InputError
@@ -85,7 +86,14 @@ class PyTorchPort:
             to_torch(self.bundle, Path(folder) / "torch")
             command = [sys.executable, str(Path(folder) / "torch" / "verify.py")]
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=_VERIFY_SECONDS, check=False)
+                done = subprocess.run(
+                    command,
+                    capture_output=True,
+                    encoding="utf-8",
+                    errors="replace",
+                    timeout=_VERIFY_SECONDS,
+                    check=False,
+                )
                 lines, errors = done.stdout.splitlines(), done.stderr
             except subprocess.TimeoutExpired:
                 lines, errors = [], f"took more than {_VERIFY_SECONDS} s"
@@ -255,9 +263,9 @@ def _longest(model: Llamo) -> int:
 
 def run(command: Evaluate) -> None:
     """Runs `llamo evaluate`."""
-    least = min(command.examples, command.videos, command.seed + 1)
-    found = f"--examples {command.examples}, --videos {command.videos}, --seed {command.seed}"
-    require(least >= 1, f"{found}; expected at least 1 of each, and a seed of 0 or more")
+    require_seed(command.seed)
+    found = f"--examples {command.examples}, --videos {command.videos}"
+    require(min(command.examples, command.videos) >= 1, f"{found}; expected at least 1 of each")
     clock, folder = Clock(), MotionFolder(command.data)
     if command.report_to is not None:
         require_report_or_nothing(command.report_to)

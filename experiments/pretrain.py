@@ -16,8 +16,8 @@ from data_pipelines.loader import LatentLoader, TextLoader
 from data_pipelines.order import mixed_seed
 from experiments.recipes import Recipe, recipe_named
 from llamo_jax import sharding
-from llamo_jax.commands import Command
-from llamo_jax.config import LlamoConfig, LLMConfig, require
+from llamo_jax.commands import Command, require_seed
+from llamo_jax.config import LlamoConfig, LLMConfig
 from llamo_jax.errors import InputError
 from llamo_jax.files import atomic_path
 from llamo_jax.inference.codec import MotionCodec
@@ -194,7 +194,7 @@ class Pretrain(Command):
 
     def run(self) -> None:
         recipe = recipe_named(self.recipe)
-        require(self.seed >= 0, f"--seed {self.seed}; expected 0 or more")
+        require_seed(self.seed)
         llm, codec, latents = resolve_llm(self.llm), read_codec(self.vae), LatentFolder(self.latents)
         bundle = pretrain(llm, codec, latents, self.out, recipe, seed=self.seed)
         print(f"bundle -> {bundle}, metrics -> {self.out / 'metrics.jsonl'}")

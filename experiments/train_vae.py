@@ -15,8 +15,7 @@ from data_pipelines.latents import write_latents
 from data_pipelines.windows import window_batches
 from experiments.recipes import VAERecipe, recipe_named
 from llamo_jax import sharding
-from llamo_jax.commands import Command
-from llamo_jax.config import require
+from llamo_jax.commands import Command, require_seed
 from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.models.declaration import init, shardings
 from llamo_jax.models.motion_vae import MotionVAE
@@ -102,7 +101,7 @@ class TrainVAE(Command):
 
     def run(self) -> None:
         recipe = recipe_named(self.recipe)
-        require(self.seed >= 0, f"--seed {self.seed}; expected 0 or more")
+        require_seed(self.seed)
         max_latents = recipe.loader.max_latents
         if self.vae:
             encode_data(read_codec(self.vae), self.data, self.out, max_latents=max_latents)

@@ -1,14 +1,20 @@
-"""What all commands share: their options, their errors and their reports."""
+"""What all commands share: their options, their errors, their reports, and how they are stopped."""
 
+import contextlib
 import dataclasses
+import signal
 import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import tyro
 
-from llamo_jax.errors import InputError
-from llamo_jax.files import write_json
+from llamo_jax.errors import InputError, MotionWarning
+from llamo_jax.files import DISK_ERRORS, cannot_write, write_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,17 +49,114 @@ class Reporting(Command):
             print(f"figures -> {self.json}")
 
 
+def require_seed(seed: int, least: int = 0) -> None:
+    """Raises InputError where JAX cannot start from a seed; called before long work."""
+    most = 2**63 - 1
+    if not least <= seed <= most:
+        raise InputError(f"--seed {seed}; expected a seed of {least} or more, and {most} at most")
+
+
 def read(command: Any, prog: str, arguments: list[str] | None = None, description: str | None = None) -> Any:
     """A command, or one of a union of commands, from the command line."""
     return tyro.cli(command, prog=prog, args=arguments, description=description)
 
 
 def run(command: Command) -> None:
-    """Runs a command. A user's mistake becomes one line on standard error and exit code 2, or its traceback."""
+    """Runs a command. A user's mistake becomes one line on standard error and exit code 2, or its traceback; being
+    stopped by a signal one line, and 128 and its number; a warning of a motion one line."""
+    for stream in (sys.stdout, sys.stderr):
+        # A locale without the letters of a caption or a path stops nobody.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        command.run()
+        with on_signals(_raise_stopped), warnings.catch_warnings():
+            warnings.simplefilter("always", MotionWarning)
+            warnings.showwarning = _show_warning
+            command.run()
     except InputError as error:
         if command.debug:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _leave(f"error: {error}", 2)
+    except OSError as error:
+        # Where nothing knows better: a full disk is told, not debugged.
+        if command.debug or error.errno not in DISK_ERRORS:
+            raise
+        _leave(f"error: {cannot_write(error.filename or 'output', error.strerror)}", 2)
+    except Stopped as stopped:
+        _leave(str(stopped), 128 + stopped.number)
+
+
+_default_showwarning = warnings.showwarning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    if issubclass(category, MotionWarning):
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    else:
+        _default_showwarning(message, category, *where)
+
+
+def _leave(line: str, code: int) -> None:
+    print(" ".join(line.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked to stop. What waits for Ctrl-C to clean up, here and in libraries, does so for the others too.
+
+    Attributes:
+      number: of the signal.
+    """
+
+    def __init__(self, number: int, where: str = ""):
+        super().__init__(f"stopped by {signal.Signals(number).name}{where}")
+        self.number = number
+
+
+# Windows has no SIGHUP.
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+@contextlib.contextmanager
+def on_signals(handler: Handler) -> Iterator[None]:
+    """Has Ctrl-C, a request to end and a terminal that closes handled so in the block.
+
+    Where a signal is ignored (`nohup`) it stays so, and outside of the main thread nothing changes.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in _STOPPING}
+    handled = [number for number, old in before.items() if old not in (signal.SIG_IGN, None)]
+    try:
+        for number in handled:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
+
+
+def _raise_stopped(number: int, frame: FrameType | None) -> None:
+    del frame
+    for other in _STOPPING:
+        signal.signal(other, signal.SIG_IGN)  # cleaning up is short, and is not stopped halfway
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def stop_later() -> Iterator[Callable[[], int]]:
+    """Holds a first signal back in the block, so that work ends where it can go on; a second one stops at once.
+
+    Gives a function that says which signal came, or 0.
+    """
+    came: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if came:
+            _raise_stopped(number, frame)
+        came.append(number)
+
+    with on_signals(handler):
+        yield lambda: came[0] if came else 0

@@ -247,6 +247,6 @@ def read_arrays(
                 f"{path}: damaged, or holds pickled Python objects, which are never loaded (they can run code); save "
                 f"plain arrays instead"
             ) from error
-        raise InputError(f"{path}: not a readable NumPy file ({error})") from error
+        raise InputError(f"{path}: not a readable NumPy file ({error!s:.200})") from error
     except Exception as error:  # zipfile and zlib raise their own types for damaged archives
-        raise InputError(f"{path}: damaged NumPy file ({error})") from error
+        raise InputError(f"{path}: damaged NumPy file ({error!s:.200})") from error

@@ -1,9 +1,13 @@
 """The `llamo` command: what each command does, and one clear line for each mistake, with nothing left behind."""
 
+import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +17,9 @@ from safetensors.numpy import load_file, save_file
 
 from data_pipelines.builders.dataset import build
 from data_pipelines.builders.synthetic import Synthetic
+from llamo_jax import commands
 from llamo_jax.cli import main
+from llamo_jax.files import atomic_path
 from llamo_jax.motion import MotionClip
 
 TEXT = "a person waves the left hand."
@@ -168,7 +174,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None]]] = {
         lambda path: shutil.copyfile(path.with_name("good.npz"), path),
     ),
     "words.npy": ("expected numbers", lambda path: np.save(path, np.full((40, 272), "a"))),
-    "zero.npy": ("are no rotations", lambda path: np.save(path, np.zeros((40, 272), np.float32))),
+    "zero.npy": ("off unit length", lambda path: np.save(path, np.zeros((40, 272), np.float32))),
     "flat.npz": ("no rotation matrices", lambda path: _flat(path)),
 }
 
@@ -193,6 +199,8 @@ def test_mistakes_with_a_bundle_are_told(
 ) -> None:
     out = tmp_path / "out.mp4"
     assert "the text is empty" in mistake("generate", bundle, "", "-o", out)
+    big = str(2**63)
+    assert f"--seed {big}; expected a seed" in mistake("generate", bundle, TEXT, "-o", out, "--seed", big)
     assert "cannot be written" in mistake("generate", bundle, TEXT, "-o", bvh / "out.npz", "--seconds", 1)
     assert 'suffix ".avi" is no output format' in mistake("generate", bundle, TEXT, "-o", tmp_path / "out.avi")
     assert "no such bundle" in mistake("generate", tmp_path / "absent", TEXT, "-o", out)
@@ -214,3 +222,52 @@ def test_a_wrong_flag_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     with pytest.raises(SystemExit) as exit:
         main()
     assert exit.value.code == 2 and "--sped" in capsys.readouterr().err
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interrupted(commands.Command):
+    """Is sent a signal while it writes."""
+
+    output: Path
+    number: int
+
+    def run(self) -> None:
+        with atomic_path(self.output) as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), self.number)
+            time.sleep(10)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends processes there")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_signals_leave_one_line_and_no_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, code: int
+) -> None:
+    number, remove = getattr(signal, name), shutil.rmtree
+    before = signal.getsignal(number)
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        os.kill(os.getpid(), number)  # once more, while it cleans up
+        remove(*arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(SystemExit) as exit:
+        commands.run(Interrupted(output=tmp_path / "new" / "a.txt", number=number))
+    assert exit.value.code == code
+    assert capsys.readouterr().err == f"stopped by {name}\n"
+    assert list(tmp_path.iterdir()) == [] and signal.getsignal(number) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
+def test_an_encoder_that_fails_or_is_missing_is_told(
+    mistake: Callable, monkeypatch: pytest.MonkeyPatch, bvh: Path, tmp_path: Path
+) -> None:
+    encoder, out = tmp_path / "ffmpeg", tmp_path / "out.mp4"
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(encoder))
+    line = mistake("render", bvh, "-o", out)
+    assert f"{out}: ffmpeg, which writes videos, cannot be run" in line and str(encoder) in line
+    for script in ("cat > /dev/null", "exec 0<&-"):  # when all is sent, and while frames are
+        encoder.write_text(f"#!/bin/sh\n{script}\necho '[mp4 @ 0x1] Error closing file: No space left' >&2\nexit 228\n")
+        encoder.chmod(0o755)
+        assert f"{out}: ffmpeg cannot write it (Error closing file: No space left)" in mistake("render", bvh, "-o", out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ffmpeg", "motion.bvh"]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 import llamo_jax
-from llamo_jax.commands import Reporting
+from llamo_jax.commands import Reporting, require_seed
 from llamo_jax.config import SamplingConfig
 from llamo_jax.motion.formats import WRITABLE, require_suffix
 from llamo_jax.motion.representation import MAX_SECONDS
@@ -42,6 +42,7 @@ class Generate(Reporting):
 
     def run(self) -> None:
         require_suffix(self.output, WRITABLE)
+        require_seed(self.seed, least=-(2**63))
         model = llamo_jax.load(self.bundle)
         started = time.perf_counter()
         clip = model.generate(

@@ -5,15 +5,17 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from llamo_jax import sharding
+from llamo_jax.commands import Stopped, stop_later
 from llamo_jax.config import Config, require
 from llamo_jax.training.bits import sums_of_bits
 from llamo_jax.training.checkpoint import Checkpoints, DataIterator, checkpoints
@@ -78,7 +80,8 @@ def train(
     """Trains one stage and returns its parameters.
 
     Init and resume: a checkpoint of this stage is continued, bitwise as if never interrupted (where there is no time
-    limit); else training starts from `params`.
+    limit); else training starts from `params`. With a record, Ctrl-C and requests to end are met after the step at
+    hand, which is saved; a second one at once.
 
     Args:
       config: steps, optimizer and seed of the stage.
@@ -91,7 +94,8 @@ def train(
       record: log and checkpoints; None keeps none, for what is quickly trained anew.
 
     Raises:
-      InputError: the folder of checkpoints holds another run.
+      InputError: the folder of checkpoints holds another run or a damaged one, or the disk is full.
+      Stopped: by a signal.
       FloatingPointError: the loss is no longer finite.
       RuntimeError: a frozen parameter is no longer bitwise what it was.
     """
@@ -101,42 +105,47 @@ def train(
     rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     step = make_step(loss, config.optim, config.trains, shardings, seed=config.seed)
     compiled, metrics = None, {}
-    with _checkpoints(record) as saved:
-        seconds = 0.0
+    with _stop_signal(record) as asked, _checkpoints(record) as saved:
+        seconds, stop = 0.0, 0
         if saved is not None and saved.latest_step is not None:
             target = TrainState.abstract(params, *placement)
             state, seconds = saved.restore(target, data, record.settings)
         else:
             state = TrainState.init(params, *placement)
         first = count = int(state.step)
+        if record is not None:
+            record.log.rewind(config.name, count)
         started = time.monotonic() - seconds
         logged = (count, time.monotonic())
-        bar = progress_bar(config.name, config.steps, count)
-        while (progress := _progress(config, count, seconds)) < 1:
-            batch = jax.device_put(next(data), rows)
-            if compiled is None:
-                compiled = compile_step(step, state, frozen, batch, mesh)
-            state, metrics = compiled(state, frozen, batch, jax.device_put(np.float32(progress), everywhere))
-            count += 1
-            bar.update()
-            if count % config.log_every == 0 or count == first + 1:
-                figures = {name: float(value) for name, value in metrics.items()}
-                _require_finite(figures, config.name, count)
-                figures["steps_per_second"] = (count - logged[0]) / (time.monotonic() - logged[1])
-                logged = (count, time.monotonic())
-                if record is not None:
-                    record.log.write(config.name, count, figures)
-                bar.set_postfix({k: f"{v:.3g}" for k, v in figures.items() if k != "learning_rate"}, refresh=False)
-            seconds = time.monotonic() - started
-            if saved is not None and count % config.checkpoint_every == 0:
-                saved.save(state, data, record.settings, seconds)
-        bar.close()
+        with progress_bar(config.name, config.steps, count) as bar:
+            while not stop and (progress := _progress(config, count, seconds)) < 1:
+                batch = jax.device_put(next(data), rows)
+                if compiled is None:
+                    compiled = compile_step(step, state, frozen, batch, mesh)
+                state, metrics = compiled(state, frozen, batch, jax.device_put(np.float32(progress), everywhere))
+                count += 1
+                bar.update()
+                if count % config.log_every == 0 or count == first + 1:
+                    figures = {name: float(value) for name, value in metrics.items()}
+                    _require_finite(figures, config.name, count)
+                    figures["steps_per_second"] = (count - logged[0]) / (time.monotonic() - logged[1])
+                    logged = (count, time.monotonic())
+                    if record is not None:
+                        record.log.write(config.name, count, figures)
+                    bar.set_postfix({k: f"{v:.3g}" for k, v in figures.items() if k != "learning_rate"}, refresh=False)
+                seconds = time.monotonic() - started
+                if saved is not None and count % config.checkpoint_every == 0:
+                    saved.save(state, data, record.settings, seconds)
+                if count % config.log_every == 0 or jax.process_count() == 1:
+                    stop = _agreed(asked())
         _require_finite({name: float(value) for name, value in metrics.items()}, config.name, count)
         if saved is not None:
             saved.save(state, data, record.settings, seconds)
     if bits_before != (bits_after := sums_of_bits(frozen)):
         changed = [path for path in frozen if bits_before[path] != bits_after[path]]
         raise RuntimeError(f"{config.name}: frozen parameters changed during training: {', '.join(changed)}")
+    if stop := stop or asked():
+        raise Stopped(stop, f" after step {count} of {config.name}, which is saved; the same command goes on from it")
     return state.params
 
 
@@ -147,6 +156,16 @@ def _checkpoints(record: Record | None) -> Iterator[Checkpoints | None]:
         return
     with checkpoints(record.folder) as saved:
         yield saved
+
+
+def _stop_signal(record: Record | None) -> contextlib.AbstractContextManager[Callable[[], int]]:
+    """Says which signal asks to stop, or 0. Without a record there is nothing to save: signals act at once."""
+    return contextlib.nullcontext(lambda: 0) if record is None else stop_later()
+
+
+def _agreed(asked: int) -> int:
+    """The signal that asks some process to stop, or 0: the same on all, since all save a checkpoint together."""
+    return int(multihost_utils.process_allgather(np.int32(asked)).max()) if jax.process_count() > 1 else asked
 
 
 def _progress(config: RunConfig, step: int, seconds: float) -> float:

@@ -9,7 +9,8 @@ from data_pipelines.build import main
 from data_pipelines.builders.bvh import Bvh
 from data_pipelines.builders.cmu import Cmu, sentences_of_phrase
 from data_pipelines.builders.dataset import build
-from data_pipelines.builders.takes import split_by_hash
+from data_pipelines.builders.takes import CaptionedWindow, split_by_hash
+from data_pipelines.filters import Rejections
 from data_pipelines.records import SPLITS
 from llamo_jax.errors import InputError
 from llamo_jax.motion.representation import ROOT_VELOCITY
@@ -23,7 +24,7 @@ def source(tmp_path):
     entries = {}
     for number in range(30):
         name = f"take_{number:02d}"
-        walking_clip(frames=240, fps=120.0, speed=4.8).save(
+        walking_clip(frames=240, fps=120.0, speed=0.3).save(
             source / "bvh" / f"{name}.bvh"
         )  # 2 s; per frame as at 30 frames/s
         entries[name] = [f"a person walks {number} steps."]
@@ -54,6 +55,32 @@ def test_files_of_one_name_in_two_folders_keep_their_captions(tmp_path):
     assert shards.manifest["rejected"] == {"several files of that name": 1, "no caption": 1}
 
 
+CAPTIONS = {
+    "suffixes.json": json.dumps({"a/walk.bvh": ["à gauche.", "two."], "./run.BVH": ["three."]}),
+    "backslashes.json": json.dumps({"a\\walk": ["à gauche.", "two."], "run": ["three."]}, ensure_ascii=False),
+    "file.json": json.dumps({"a/walk": ["à gauche.", "two."], "run": {"file": "run.bvh", "captions": ["three."]}}),
+    "rows.csv": "name,caption\na/walk,à gauche\nrun,three\n\na/walk.bvh,two\n",
+    "spreadsheet.csv": 'Path;Text\r\n"a\\walk.bvh";"à gauche"\r\nrun.bvh;three\r\na\\walk.bvh;two\r\n',
+}
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_captions_from_other_systems(tmp_path, name, encoding):
+    (tmp_path / "a").mkdir()
+    for path in ("a/walk.bvh", "run.BVH"):
+        walking_clip(frames=20).save(tmp_path / "motion.bvh")
+        (tmp_path / "motion.bvh").rename(tmp_path / path)
+    (tmp_path / name).write_bytes(CAPTIONS[name].encode(encoding))
+    rejections = Rejections()
+    takes = Bvh(source=tmp_path, captions=tmp_path / name).takes(rejections)
+    assert {take.path.name: take.windows for take in takes} == {
+        "walk.bvh": (CaptionedWindow("a/walk", ("à gauche.", "two.")),),
+        "run.BVH": (CaptionedWindow("run", ("three.",)),),
+    }
+    assert rejections.counts == {}
+
+
 def everything(shards):
     return {record.name: (record, split) for split in SPLITS for record in shards.split(split)}
 
@@ -71,7 +98,7 @@ def test_build(source, tmp_path):
     assert len(part.features) == 30 and split == split_of_part
     assert (part.features[0, ROOT_VELOCITY] == 0).all()
     speed = np.linalg.norm(part.features[1:, ROOT_VELOCITY], axis=1).mean() * 30
-    assert speed == pytest.approx(4.8 * 4, rel=1e-3)
+    assert speed == pytest.approx(0.3 * 4, rel=1e-3)
     assert shards.manifest["rejected"] == {"shorter than 16 frames": 1}
     assert shards.manifest["rejected_names"] == {"shorter than 16 frames": ["take_03/000124: 15 frames"]}
     splits = [split for _, split in records.values()]
@@ -198,3 +225,29 @@ class TestBadInput:
         with pytest.raises(InputError, match=message):
             build(Cmu(source=source), tmp_path / "out", workers=1)
         assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            (
+                "captions.csv",
+                "clip,words\na,b\n",
+                "header is 'clip,words'; expected one of name, .* and one of caption",
+            ),
+            ("captions.csv", "name,caption\nwalk,he walks, then runs\n", "line 2 has more values than the header"),
+            ("captions.csv", "name,caption\n,he walks\n", "line 2 has no name"),
+            ("captions.json", '{"walk": ["a"], "walk.bvh": ["b"]}', '"walk.bvh" is there twice, with and without .bvh'),
+        ],
+    )
+    def test_captions_that_cannot_be_meant(self, tmp_path, name, text, message):
+        walking_clip(frames=20).save(tmp_path / "walk.bvh")
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=message):
+            Bvh(source=tmp_path).takes(Rejections())
+
+    def test_two_captions_files(self, tmp_path):
+        walking_clip(frames=20).save(tmp_path / "walk.bvh")
+        (tmp_path / "captions.json").touch()
+        (tmp_path / "captions.csv").touch()
+        with pytest.raises(InputError, match=r"has captions\.json and captions\.csv; say which one with --captions"):
+            Bvh(source=tmp_path).takes(Rejections())

@@ -2,17 +2,24 @@
 
 import dataclasses
 import json
+import os
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec as P
 
 from llamo_jax import sharding
 from llamo_jax.batch import Batch, MotionRows, TextRows
+from llamo_jax.commands import Stopped
 from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig
 from llamo_jax.errors import InputError
 from llamo_jax.models import llamo
@@ -20,7 +27,7 @@ from llamo_jax.models.declaration import abstract as declared_abstract
 from llamo_jax.models.declaration import init
 from llamo_jax.models.declaration import shardings as declared_shardings
 from llamo_jax.training import bits
-from llamo_jax.training.loop import Record, RunConfig, train
+from llamo_jax.training.loop import Record, RunConfig, _agreed, train
 from llamo_jax.training.losses import LlamoLossConfig, llamo_loss
 from llamo_jax.training.metrics import MetricsLog
 from llamo_jax.training.optim import OptimConfig, learning_rate, transformation
@@ -195,29 +202,94 @@ def test_state_is_made_where_it_lies(params: tuple) -> None:
         np.testing.assert_allclose(leaf, flatten(plain)[path], rtol=1e-6, atol=1e-7, err_msg=path)
 
 
-def test_resumed_is_uninterrupted_bitwise(params: tuple, tmp_path: Path) -> None:
-    class Cut(Batches):
-        def __next__(self) -> dict[str, Batch]:
-            if self.position == 5:
-                raise KeyboardInterrupt
-            return super().__next__()
+class Cut(Batches):
+    """Something happens when the sixth batch is asked for."""
 
-    whole = train_run(tmp_path / "whole", params, 6, Batches())
-    with pytest.raises(KeyboardInterrupt):
-        train_run(tmp_path / "cut", params, 6, Cut())
+    def __init__(self, happens: Callable[[], None]) -> None:
+        super().__init__()
+        self.happens = happens
+
+    def __next__(self) -> dict[str, Batch]:
+        if self.position == 5:
+            self.happens()
+        return super().__next__()
+
+
+def killed() -> None:
+    raise MemoryError
+
+
+def asked_to_end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def whole(params: tuple, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    return train_run(tmp_path_factory.mktemp("whole"), params, 8, Batches())
+
+
+@pytest.mark.parametrize(
+    ("happens", "raised", "saved"),
+    [
+        (killed, MemoryError, 4),
+        pytest.param(asked_to_end, Stopped, 6, marks=pytest.mark.skipif(sys.platform == "win32", reason="kills")),
+    ],
+)
+def test_resumed_is_uninterrupted_bitwise(
+    params: tuple, whole: dict, tmp_path: Path, happens: Callable, raised: type, saved: int
+) -> None:
+    with pytest.raises(raised):
+        train_run(tmp_path, params, 8, Cut(happens), checkpoint_every=4)
+    # A run that is asked to end saves where it is.
+    assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == saved
+    log = tmp_path / "metrics.jsonl"
+    with log.open("a") as file:
+        file.write('{"stage": "before", "step": 9}\n{"stage": "test", "st')  # another stage; half a line
     resumed_data = Batches()
-    resumed = train_run(tmp_path / "cut", params, 6, resumed_data)
-    assert resumed_data.position == 6
+    resumed = train_run(tmp_path, params, 8, resumed_data, checkpoint_every=4)
+    assert resumed_data.position == 8
     for path in whole:
         np.testing.assert_array_equal(resumed[path], whole[path], err_msg=path)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 4, 5, 5, 6]  # step 5 came after the checkpoint of step 4 and was trained again
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["stage"] == "test"]
+    assert steps == list(range(1, 9)) and len(lines) == 9  # each step once, whatever was saved and trained again
 
 
-def test_another_run_in_the_folder_is_refused(params: tuple, tmp_path: Path) -> None:
+def test_all_processes_agree_on_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _agreed(0) == 0 and _agreed(signal.SIGTERM) == signal.SIGTERM
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda mine: np.stack([mine, np.int32(signal.SIGINT)]))
+    assert _agreed(0) == signal.SIGINT
+
+
+def test_other_and_damaged_runs_in_the_folder_are_refused(
+    params: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train_run(tmp_path, params, 2, Batches())
     with pytest.raises(InputError, match="holds a run with other settings \\(seed differ\\)"):
         train_run(tmp_path, params, 2, Batches(), seed=1)
+    # No half of a checkpoint stays where the disk is full.
+    full = ValueError("RESOURCE_EXHAUSTED: writing: No space left on device [os_error_code='28']")
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"no checkpoint .* No space left on device\)"):
+        patch.setattr(ocp.CheckpointManager, "save", lambda *args, **kwargs: (_ for _ in ()).throw(full))
+        (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
+        train_run(tmp_path, params, 4, Batches())
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+    state = tmp_path / "checkpoints" / "2" / "state" / "_METADATA"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"checkpoints/2: damaged checkpoint \(.*\); move this folder away"):
+        train_run(tmp_path, params, 4, Batches())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_ends_the_log(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path) as log:
+        log.write("test", 1, {"loss": 2.0})
+        with open("/dev/full", "wb", buffering=0) as full, pytest.raises(InputError, match="No space left on device"):
+            log._board._py_recordio_writer._writer, kept = full, log._board._py_recordio_writer._writer
+            log.write("test", 2, {"loss": 1.0})
+        log._board._py_recordio_writer._writer = kept
+    assert b"test/loss" in next((tmp_path / "tensorboard").iterdir()).read_bytes()
 
 
 def test_what_is_frozen_gives_the_same_logits_bitwise(params: tuple, tmp_path: Path) -> None:
