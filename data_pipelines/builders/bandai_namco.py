@@ -2,6 +2,7 @@
 each take."""
 
 import dataclasses
+import fnmatch
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from data_pipelines.builders.takes import CaptionedWindow, Take, split_stratifie
 from data_pipelines.filters import Filter, Rejected, Rejections
 from data_pipelines.records import MotionRecord
 from llamo_jax.errors import InputError
-from llamo_jax.files import read_json
+from llamo_jax.files import find_files, read_json, read_text
 from llamo_jax.motion.representation import headings
 
 # The two sets name some things differently. Seen in the recordings: "bye" waves the right hand and "byebye" both,
@@ -81,13 +82,16 @@ class BandaiNamco(Dataset):
 
 def find_takes(source: Path, rejections: Rejections, min_takes: int) -> list[Take]:
     """The takes with their captions, labels and splits, in the order of their names."""
-    paths = sorted(source.rglob("dataset-*_*.bvh"), key=lambda path: path.name)
+    found = find_files(source, (".bvh", "_label.txt"))
+    paths = sorted(
+        (path for path in found if fnmatch.fnmatch(path.name.lower(), "dataset-*_*.bvh")), key=lambda path: path.name
+    )
     if not paths:
         raise InputError(
             f"{source}: no file dataset-*_*.bvh in it; expected the extracted Bandai-Namco-Research-Motiondataset "
             f"(data/ and cfg/)"
         )
-    names = {kind: _label_names(source, kind) for kind in ("content", "style")}
+    names = {kind: _label_names(source, kind, found) for kind in ("content", "style")}
     labelled = {}
     for path in paths:
         labels = _labels(path, names)
@@ -144,11 +148,11 @@ def _labels(path: Path, names: dict[str, dict[str, list[str]]]) -> dict[str, str
     return labels
 
 
-def _label_names(source: Path, kind: str) -> dict[str, list[str]]:
+def _label_names(source: Path, kind: str, found: list[Path]) -> dict[str, list[str]]:
     """Data set ("dataset-1") -> its labels by number."""
     names = {}
-    for path in sorted(source.rglob(f"{kind}_label.txt")):
-        lines = path.read_text().split()
+    for path in (path for path in found if path.name.lower() == f"{kind}_label.txt"):
+        lines = read_text(path).split()
         if lines:
             names[lines[0].partition("_")[0]] = lines
     if not names:

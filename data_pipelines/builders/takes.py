@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import multiprocessing
+import signal
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -126,6 +127,19 @@ def convert(take: Take, filters: Iterable[Filter] = ()) -> list[MotionRecord | R
 
 
 @contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are started here never see Ctrl-C: the one that started them ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def processes(workers: int) -> Iterator[Map]:
     """A `map` over so many processes that keeps the order of its items.
 
@@ -144,7 +158,8 @@ def processes(workers: int) -> Iterator[Map]:
             # In order, as Executor.map, which however would hold all results that are not asked for yet.
             pending: deque = deque()
             for item in items:
-                pending.append(pool.submit(function, item))
+                with _without_interrupts():
+                    pending.append(pool.submit(function, item))
                 if len(pending) > _AHEAD * workers:
                     yield pending.popleft().result()
             while pending:

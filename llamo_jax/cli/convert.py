@@ -8,7 +8,7 @@ import tyro
 from tqdm import tqdm
 
 from llamo_jax.cli.motions import failure, find_sources, is_several, load_noted, options_of, told
-from llamo_jax.commands import Command
+from llamo_jax.commands import Command, require_seed
 from llamo_jax.errors import InputError
 from llamo_jax.motion import MotionClip
 from llamo_jax.motion.clip import Format
@@ -36,6 +36,7 @@ class FromHF(Command):
     def run(self) -> None:
         from llamo_jax.convert.from_hf import bundle_from_llm
 
+        require_seed(self.seed, least=-(2**63))
         bundle_from_llm(self.llm, self.output, revision=self.revision, llm_storage=self.llm_storage, seed=self.seed)
         print(f"bundle with an untrained motion side -> {self.output}")
 

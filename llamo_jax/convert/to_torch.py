@@ -53,7 +53,7 @@ def to_torch(bundle: str | Path, output: str | Path) -> None:
             for file in part.iterdir():
                 if file.name.endswith(".py") and (part is not source or file.name != "__init__.py"):
                     target = folder / file.name if part is source else folder / "llamo_torch" / file.name
-                    target.write_text(file.read_text())
+                    target.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
         tensors, said = record(contents)
         save_file(tensors, folder / "reference.safetensors", metadata={"format": "pt", "said": json.dumps(said)})
         (folder / "reference.safetensors").chmod(0o644)  # the library makes files that only their owner may read

@@ -139,7 +139,7 @@ def update_info(path: str | Path, **entries: Any) -> None:
 
 def _write_config(folder: Path, values: dict[str, Any]) -> None:
     write_json(folder / "config.json", values)
-    (folder / "README.md").write_text(model_card(values))
+    (folder / "README.md").write_text(model_card(values), encoding="utf-8")
 
 
 def read_bundle(path: str | Path, *, dtype: Any | None = None, verify: bool = True) -> Bundle:

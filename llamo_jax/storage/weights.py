@@ -216,7 +216,7 @@ def write_sharded(
         "metadata": {"total_size": total},
         "weight_map": {name: file for file, shard in files.items() for name in shard},
     }
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _tensors(flat: Mapping[str, Any], rules: Sequence[Rule]) -> Iterable[tuple[str, tuple]]:
