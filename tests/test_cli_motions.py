@@ -114,6 +114,8 @@ def test_a_folder_is_converted_and_every_failure_is_listed(llamo, takes, tmp_pat
 def test_patterns_and_lists_are_converted(llamo, takes, tmp_path):
     code, out, _ = llamo("convert", "motion", takes / "*m*.npz", takes / "day 2", tmp_path / "out", "--format", "amass")
     assert code == 0 and "3 files -> " in out
+    code, _, _ = llamo("convert", "motion", f"{takes}/*/z*.bvh", tmp_path / "kept")
+    assert code == 0 and (tmp_path / "kept" / "day 2" / "z_up.npz").exists()
     with np.load(tmp_path / "out" / "z_up.npz") as arrays:
         assert arrays["pose_body"].shape == (30, 63)
 
@@ -141,8 +143,19 @@ def test_mistakes_are_told_in_one_line(llamo, takes, tmp_path, monkeypatch, argu
 
 def test_two_files_never_get_one_name(llamo, takes, tmp_path):
     make_walk(10).save(takes / "mixamo.npz")
-    code, _, err = llamo("convert", "motion", takes, tmp_path / "out")
-    assert code == 2 and "would both be written to" in err and not (tmp_path / "out").exists()
+    code, out, err = llamo("convert", "motion", takes, tmp_path / "out")
+    assert code == 2 and err.endswith("error: 4 of 11 files failed\n")
+    assert f"{takes / 'mixamo.npz'}: {tmp_path / 'out' / 'mixamo.npz'} is written from {takes / 'mixamo.bvh'}" in out
+
+
+def test_what_is_read_is_never_written_over(llamo, takes):
+    before = {path: path.read_bytes() for path in takes.rglob("*") if path.is_file()}
+    code, _, err = llamo("convert", "motion", takes, takes, "--to", "bvh")
+    assert code == 2 and "all that is read lies in it" in err
+    for _ in range(2):  # what the first run wrote into the folder is no source of the second
+        code, out, _ = llamo("convert", "motion", takes, takes / "out", "--to", "npz")
+        assert "7 files -> " in out
+    assert all(path.read_bytes() == data for path, data in before.items())
 
 
 def test_a_warning_is_one_line(llamo, takes, tmp_path):

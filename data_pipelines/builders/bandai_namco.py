@@ -18,6 +18,7 @@ from data_pipelines.filters import Filter, Rejected, Rejections
 from data_pipelines.records import MotionRecord
 from llamo_jax.errors import InputError
 from llamo_jax.files import find_files, read_json, read_text
+from llamo_jax.motion.read import ReadOptions
 from llamo_jax.motion.representation import headings
 
 # The two sets name some things differently. Seen in the recordings: "bye" waves the right hand and "byebye" both,
@@ -36,6 +37,8 @@ _STYLE = {
     "not-confident": "shy",
     "chimpira": "tough",
 }
+
+_READING = ReadOptions(up="y", unit="centimetre")  # as its publication says
 
 _TAKE = re.compile(r"(dataset-\d+)_.+_\d+")
 
@@ -116,7 +119,8 @@ def find_takes(source: Path, rejections: Rejections, min_takes: int) -> list[Tak
         splits = split_stratified(path.stem for path in labels_by_path)
         for path, labels in labels_by_path.items():
             sentences = captions(labels["content"], labels["style"], path.stem)
-            takes.append(Take(path, splits[path.stem], (CaptionedWindow(path.stem, sentences, labels),)))
+            windows = (CaptionedWindow(path.stem, sentences, labels),)
+            takes.append(Take(path, splits[path.stem], windows, _READING))
     if not takes:
         raise InputError(f"{source}: none of {len(paths)} takes can be used ({rejections.counts})")
     return sorted(takes, key=lambda take: take.path.name)

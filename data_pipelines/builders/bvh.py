@@ -48,6 +48,10 @@ class Bvh(Dataset):
     """JSON that names the joints, where they are not found: {"left_knee": "LeftLeg", ...}."""
     up: Axis | None = None
     """The axis of the files' world that points up; found by default."""
+    fps: float | None = None
+    """Frames a second, in place of what the files say."""
+    person: int = 1
+    """Which of several bodies in a file, counted from 1."""
     unit: str | None = None
     """The files' unit of length; found by default, the same for all files of a folder that share a skeleton."""
 
@@ -68,7 +72,7 @@ class Bvh(Dataset):
         folders: dict[Path, list[Path]] = {}
         for path in files:
             folders.setdefault(path.parent, []).append(path)
-        reading = ReadOptions(skeleton=self.skeleton, up=self.up, unit=self.unit)
+        reading = ReadOptions(skeleton=self.skeleton, up=self.up, unit=self.unit, fps=self.fps, person=self.person)
         readings = defaultdict(lambda: reading, {place: settle(paths, reading) for place, paths in folders.items()})
         takes, captioned = [], set()
         splits = split_by_hash(entries)

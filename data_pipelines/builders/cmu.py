@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from data_pipelines.builders.bvh import Bvh, sentences
 from data_pipelines.builders.takes import CaptionedWindow
 from llamo_jax.errors import InputError
+from llamo_jax.motion.retarget import Axis
 
 _CAPTION_FPS = 20  # HumanML3D counts frames at this rate
 
@@ -42,6 +43,7 @@ class Cmu(Bvh):
     """
 
     name: ClassVar[str] = "cmu"
+    up: Axis | None = "y"
     licence: ClassVar[str] = "free for any use, no resale; acknowledge mocap.cs.cmu.edu, NSF EIA-0196217"
 
     def _windows(self, name: str, entry: dict[str, Any], where: Path) -> tuple[CaptionedWindow, ...]:

@@ -44,19 +44,21 @@ class Caption(Reporting):
             return
         options = options_of(sources, self.reading)
         rows: list[dict[str, str]] = []
-        for source in tqdm(sources, desc="caption", unit="file", delay=1):
-            row = {"file": str(source.path), "caption": "", "error": ""}
-            try:
-                clip, notes = load_noted(source.path, options[source.path.parent])
-                row["caption"] = model.caption(clip)
-                row["notes"] = "; ".join(note.removeprefix(f"{source.path}: ") for note in notes)
-            except InputError as error:
-                row["error"] = failure(source.path, error)
-            rows.append({"notes": ""} | row)
+        try:
+            for source in tqdm(sources, desc="caption", unit="file", delay=1):
+                row = {"file": str(source.path), "caption": "", "error": ""}
+                try:
+                    clip, notes = load_noted(source.path, options[source.path.parent])
+                    row["caption"] = model.caption(clip)
+                    row["notes"] = "; ".join(note.removeprefix(f"{source.path}: ") for note in notes)
+                except InputError as error:
+                    row["error"] = failure(source.path, error)
+                rows.append({"notes": ""} | row)
+        finally:  # what was described before an end that nobody planned is kept
+            if self.output is not None:
+                _write(self.output, rows)
         failures = [row["error"] for row in rows if row["error"]]
-        if self.output is not None:
-            _write(self.output, rows)
-        else:
+        if self.output is None:
             print("\n".join(f"{row['file']}: {row['caption']}" for row in rows if not row["error"]))
         done = f"{len(rows) - len(failures)} captions" + (f" -> {self.output}" if self.output else "")
         self.report(done, rows)

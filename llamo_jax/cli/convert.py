@@ -124,16 +124,18 @@ class Motion(Command):
             raise InputError(f"{target}: several files are read; expected a folder to write")
         suffix = f".{self.to.lstrip('.')}"
         require_suffix(Path(f"motion{suffix}"), WRITABLE)
-        sources = find_sources(named)
+        whole = target.resolve()
+        # What an earlier run wrote into the folder that is read is no source.
+        sources = [source for source in find_sources(named) if whole not in source.path.resolve().parents]
+        if not sources:
+            raise InputError(f"{target}: all that is read lies in it; expected another folder to write")
         outputs = {source: target / source.relative.with_suffix(suffix) for source in sources}
-        taken: dict[Path, Path] = {}
-        for source, output in outputs.items():
-            if (other := taken.setdefault(output, source.path)) != source.path:
-                raise InputError(f"{source.path} and {other} would both be written to {output}")
         options = options_of(sources, self.reading)
-        failures, notes = [], []
+        failures, notes, taken = [], [], dict[Path, Path]()
         for source in tqdm(sources, desc="convert", unit="file", delay=1):
             try:
+                if (other := taken.setdefault(outputs[source], source.path)) != source.path:
+                    raise InputError(f"{source.path}: {outputs[source]} is written from {other} already")
                 clip, told_of = load_noted(source.path, options[source.path.parent])
                 clip.save(outputs[source], format=self.format)
                 notes += told_of

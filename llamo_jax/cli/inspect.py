@@ -56,7 +56,7 @@ class Inspect(Reporting):
             "speed of joints, m/s": round(mean_speed(motion.joints, motion.fps), 3),
             "travel, m/s": round(travel_speed(motion.joints, motion.fps), 3),
         }
-        wrong = [fault.what for fault in faults(motion.joints, motion.rotations, motion.fps)]
+        wrong = [fault.what + motion.counted for fault in faults(motion.joints, motion.rotations, motion.fps)]
         joints = facts.get("joints", {})
         told = {name: fact for name, fact in facts.items() if name != "joints"}
         lines = [*(f"{name:<28} <- {joints.get(name, '(between its neighbours)')}" for name in JOINT_NAMES if joints)]

@@ -1,6 +1,7 @@
 """Motion files by the dozen: what a person names on the command line, file by file, and what became of each."""
 
 import glob
+import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -31,8 +32,11 @@ def find_sources(named: Sequence[Path]) -> list[Source]:
         if path.is_dir():
             sources = [Source(file, file.relative_to(path)) for file in find_files(path, READABLE)]
         elif not path.exists() and glob.has_magic(str(path)):
+            parts = list(itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
             files = map(Path, sorted(glob.glob(str(path), recursive=True)))
-            sources = [Source(file, Path(file.name)) for file in files if file.suffix.lower() in READABLE]
+            sources = [
+                Source(file, file.relative_to(Path(*parts))) for file in files if file.suffix.lower() in READABLE
+            ]
         else:
             sources = [Source(path, Path(path.name))]
         if not sources:

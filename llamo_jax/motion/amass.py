@@ -26,6 +26,8 @@ _PELVIS = {"smplx": (0.003, -0.35, 0.012), "smplh": (-0.002, -0.23, 0.028), "smp
 _POSES = ("poses", "pose", "fullpose", "full_pose", "smpl_poses", "smplx_poses")
 _ROOT = ("root_orient", "global_orient", "root_pose")
 _BODY = ("pose_body", "body_pose")
+_WIDTHS = (66, 69, 72, 75, 153, 156, 159, 162, 165, 168)
+"""Numbers of a pose in axis-angle vectors, of the models with and without hands, jaw and eyes."""
 _TRANS = ("trans", "transl", "translation", "root_trans", "smpl_trans")
 _RATE = ("mocap_framerate", "mocap_frame_rate", "mocap_fps", "framerate", "frame_rate", "fps")
 _MODEL = ("surface_model_type", "model_type", "body_model")
@@ -154,15 +156,18 @@ def _vectors(array: np.ndarray, name: str, frames: int, least: int, path: str | 
     """Axis-angle vectors, the first `least` numbers of each frame, of [T, n], [T, J, 3] or matrices [T, J, 3, 3]."""
     array = _numbers(array, name, path)
     if array.ndim >= 3 and array.shape[-2:] == (3, 3):
-        wrong = np.abs(array @ np.swapaxes(array, -1, -2) - np.eye(3)).max((-1, -2)) > 1e-2
-        if wrong.any():
-            raise InputError(f"{path}: {name} of frame {int(np.argwhere(wrong)[0, 0])} are no rotation matrices")
+        if (frame := rot.first_wrong(array)) is not None:
+            raise InputError(f"{path}: {name} of frame {frame} are no rotation matrices")
         array = rot.to_rotvec(array)
+    if array.ndim > 2 and array.shape[-1] != 3:
+        kinds = {4: "quaternions", 6: "6D rotations"}.get(array.shape[-1], "something else")
+        raise InputError(f"{path}: {name} has shape {array.shape}, {kinds}; expected axis-angle vectors [T, J, 3]")
     flat = array.reshape(len(array), -1) if array.ndim > 1 and len(array) else array
-    if flat.ndim != 2 or len(flat) != frames or flat.shape[1] < least:
+    whole = flat.ndim == 2 and least == BODY and flat.shape[1] not in _WIDTHS
+    if flat.ndim != 2 or len(flat) != frames or flat.shape[1] < least or whole:
         raise InputError(
-            f"{path}: {name} has shape {array.shape}; expected [{frames}, n] with n at least {least}: axis-angle "
-            f"vectors of the body first, as many frames as the translation has"
+            f"{path}: {name} has shape {array.shape}; expected [{frames}, n] with n at least {least} (66, 72, "
+            f"156, 165): axis-angle vectors of the body first, as many frames as the translation has"
         )
     return flat[:, :least]
 

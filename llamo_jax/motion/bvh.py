@@ -16,8 +16,9 @@ from llamo_jax.motion.skeleton import JOINT_NAMES, PARENTS
 _CHANNEL = re.compile(r"([XYZ])(position|rotation)", re.IGNORECASE)
 _COMMENT = re.compile(r"(?:(?<=\s)|^)(?:#|//|;).*$", re.MULTILINE)
 _TOKEN = re.compile(r"[{}]|[^\s{}]+")
-_FRAMES = re.compile(r"\s*Frames\s*:\s*([-+.,\d]+)\s*Frame\s*Time\s*:\s*([-+.,\dE]+)", re.IGNORECASE)
+_FRAMES = re.compile(r"\s*Frames\s*:?\s*([-+.,\d]+)\s*Frame\s*Time\s*:?\s*([-+.,\dE]+)", re.IGNORECASE)
 _DEEPEST = 256
+_FEWEST = 8  # joints of a body, where there are several ROOTs
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
@@ -73,8 +74,11 @@ class Bvh:
         return translations
 
     def bones(self) -> Float[np.ndarray, "J 3"]:
-        """The translations of the first frame; zero for the root, whose is a place in the world."""
-        bones = self.translations()[0]
+        """The translations of the first frame that has any; zero for the root, whose is a place in the world."""
+        translations = self.translations()
+        # Some programs begin with a row of zeros.
+        first = np.argmax(np.abs(translations).max(-1) > 0, axis=0)
+        bones = translations[first, np.arange(len(first))]
         bones[[joint for joint, parent in enumerate(self.parents) if parent < 0]] = 0
         return bones
 
@@ -164,7 +168,7 @@ def _text(path: Path) -> str:
         if encoding == "cp932" and not re.search("[\u3040-\u30ff\u4e00-\u9fff]", text):
             continue  # Latin-1 may happen to be valid Shift-JIS, but not the kana and kanji of names
         # Ctrl-Z ends a text of MS-DOS; some writers pad with NULs.
-        text = text.rstrip("\x00\x1a \t\r\n")
+        text = text.rstrip("\x00\x1a \t\r\n").replace("\r\n", "\n").replace("\r", "\n")
         if "\x00" not in text:
             return text
     raise InputError(f"{path}: not a text file; expected BVH")
@@ -280,6 +284,7 @@ def _end_of(name: str) -> str:
 
 def _decimal(word: str) -> float | None:
     """A number with a decimal point or, as some languages have it, a decimal comma."""
+    word = word.rstrip(",")
     try:
         return float(word.replace(",", ".") if "." not in word else word)
     except ValueError:
@@ -288,6 +293,9 @@ def _decimal(word: str) -> float | None:
 
 def _has_comments(body: str) -> bool:
     return "#" in body or "/" in body or ";" in body
+
+
+_SLOWEST = 0.5
 
 
 def _header_numbers(match: re.Match, fps: float | None, path: str | Path) -> tuple[int, float]:
@@ -300,7 +308,12 @@ def _header_numbers(match: re.Match, fps: float | None, path: str | Path) -> tup
         frame_time = 1 / fps
     if frame_time == 0:
         raise InputError(f"{path}: the frame time is 0, so the rate is missing; give it with --fps")
-    if frames < 1 or not 0 < frame_time < 10:
+    if frame_time > _SLOWEST:
+        raise InputError(
+            f"{path}: the frame time is {frame_time:g} s; expected at most {_SLOWEST} s between two frames; give a "
+            f"rate with --fps"
+        )
+    if frames < 1 or frame_time < 0:
         raise InputError(
             f"{path}: {frames:.0f} frames of {frame_time} s; expected at least one frame and a positive frame time"
         )
@@ -315,6 +328,12 @@ def _read_numbers(
     words = text.split()
     expected = f"expected {frames} frames x {channels} channels = {frames * channels} numbers"
     rows, rest = divmod(len(words), channels) if channels else (0, 0)
+    if len(words) != frames * channels and len(lines := text.strip().splitlines()) == frames:
+        widths = {len(line.split()) for line in lines}
+        if len(widths) == 1 and channels not in widths:
+            raise InputError(
+                f"{path}: rows have {widths.pop()} numbers and the hierarchy {channels} channels; {expected}"
+            )
     if rest or not rows:
         raise InputError(f"{path}: found {len(words)} numbers, {expected}; the file may be truncated")
     if rows != frames:
@@ -336,14 +355,17 @@ def _of_person(
     hierarchy: _Hierarchy, values: np.ndarray, frame_time: float, person: int, notes: list[str], path: str | Path
 ) -> Bvh:
     """One of the bodies of a file: its joints, and their columns of the values."""
-    roots = [joint for joint, parent in enumerate(hierarchy.parents) if parent < 0]
+    starts = [joint for joint, parent in enumerate(hierarchy.parents) if parent < 0]
+    ends = dict(zip(starts, [*starts[1:], len(hierarchy.names)], strict=True))
+    # Cameras and props are no bodies.
+    roots = [root for root in starts if ends[root] - root >= _FEWEST] or starts
     if not 1 <= person <= len(roots):
         raise InputError(f"{path}: has {len(roots)} bodies (ROOT); person {person} does not exist")
     if len(roots) > 1:
         names = ", ".join(hierarchy.names[root] for root in roots)
         notes.append(f"holds {len(roots)} bodies ({names}), of which number {person} is read; choose with --person")
     first = roots[person - 1]
-    last = [*roots, len(hierarchy.names)][person]
+    last = ends[first]
     columns = np.cumsum([0, *map(len, hierarchy.channels)])
     return Bvh(
         tuple(hierarchy.names[first:last]),

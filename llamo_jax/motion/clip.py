@@ -126,7 +126,7 @@ class MotionClip:
             name=reading.name,
             labels=dict(reading.labels),
         )
-        for note in (*reading.notes, *(fault.what for fault in clip.faults())):
+        for note in (*reading.notes, *(fault.what + reading.counted for fault in clip.faults())):
             warnings.warn(f"{path}: {note}", MotionWarning, stacklevel=2)
         return clip
 

@@ -92,7 +92,7 @@ def find_joints(bvh: Bvh, where: str | Path, given: Mapping[str, str] | None = N
             f"{where}: no joint found for {', '.join(missing)}; the file has {', '.join(bvh.names):.2000}; name them "
             f"with --skeleton"
         )
-    _middle(bvh, tree, found, settled, where)
+    _middle(bvh, tree, found, settled, lengths, where)
     _ends_of_limbs(tree, found)
     told = [f"{bvh.names[index]} as {joint}" for joint, index in found.items()
             if joint not in before and joint.partition("_")[0] in SIDES and not tree.ends[index]]  # fmt: skip
@@ -104,9 +104,24 @@ def find_joints(bvh: Bvh, where: str | Path, given: Mapping[str, str] | None = N
     if twice := [index for index, count in Counter(found.values()).items() if count > 1]:
         both = ", ".join(joint for joint, index in found.items() if index == twice[0])
         raise InputError(f"{where}: {bvh.names[twice[0]]} would be {both}; name them with --skeleton")
+    _require_order(bvh, tree, found, where)
     if notes:
         notes = [f"{note}; another choice can be given with --skeleton" for note in notes]
     return Skeleton({joint: found[joint] for joint in JOINT_NAMES if joint in found}, tuple(notes))
+
+
+def _require_order(bvh: Bvh, tree: "_Tree", found: Mapping[str, int], where: str | Path) -> None:
+    """Raises InputError where a joint is not below the one before it in its limb: a map may say anything."""
+    chains = [("pelvis", *(f"{side}_{joint}" for joint in LEG)) for side in SIDES]
+    chains += [("pelvis", *(f"{side}_{joint}" for joint in ARM)) for side in SIDES]
+    chains += [("pelvis", "spine1", "spine2", "spine3", "neck", "head")]
+    for chain in chains:
+        for upper, lower in itertools.pairwise([joint for joint in chain if joint in found]):
+            if not tree.above(found[upper], found[lower]):
+                raise InputError(
+                    f"{where}: {lower} ({bvh.names[found[lower]]}) is not below {upper} ({bvh.names[found[upper]]}); "
+                    f"name them with --skeleton"
+                )
 
 
 class _Tree:
@@ -184,7 +199,12 @@ def _shared(names: Sequence[str]) -> frozenset[str]:
     """Words in four of five names that say nothing of a joint: of an actor, a file, a program."""
     counts = Counter(word for name in names for word in {word.lower() for word in _TOKENS.findall(name)})
     told = {*_VOCABULARY, *LEFT, *RIGHT}
-    return frozenset(word for word, count in counts.items() if count >= 0.8 * len(names) and word not in told)
+    everywhere = {"l", "r"}  # no rig has one side alone
+    return frozenset(
+        word
+        for word, count in counts.items()
+        if (count >= 0.8 * len(names) and word not in told) or (count >= 0.95 * len(names) and word in everywhere)
+    )
 
 
 def _without_prefix(names: Sequence[str]) -> Sequence[str]:
@@ -209,6 +229,11 @@ def _named(names: tuple[str, ...], ends: tuple[bool, ...]) -> tuple[tuple[str, s
     shared = _shared(real)
     words = iter([_words(name, shared) for name in real])
     return tuple(None if end else next(words) for end in ends)
+
+
+def words_of(bvh: Bvh) -> tuple[tuple[str, str] | None, ...]:
+    """Side and word of each joint's name; None for end sites."""
+    return _named(bvh.names, tuple(bvh.is_end(joint) for joint in range(len(bvh.names))))
 
 
 def _by_names(names: tuple[str, ...], tree: _Tree) -> dict[str, int]:
@@ -395,17 +420,28 @@ def _pairs(bvh: Bvh, tree: _Tree, lengths: np.ndarray) -> dict[tuple[str, tuple[
     return result
 
 
-def _middle(bvh: Bvh, tree: _Tree, found: dict[str, int], settled: Mapping[str, int], where: str | Path) -> None:
+def _reach(joint: int, tree: _Tree, lengths: np.ndarray) -> float:
+    """Length of the longest path down from a joint."""
+    return max((lengths[child] + _reach(child, tree, lengths) for child in tree.children[joint]), default=0.0)
+
+
+def _middle(
+    bvh: Bvh,
+    tree: _Tree,
+    found: dict[str, int],
+    settled: Mapping[str, int],
+    lengths: np.ndarray,
+    where: str | Path,
+) -> None:
     """Pelvis, spine, neck and head, between and above the limbs."""
     legs = [found[f"{side}_hip"] for side in SIDES]
     arms = [found[f"{side}_shoulder"] for side in SIDES]
     fork = tree.meeting([*legs, *arms])
-    if "pelvis" not in settled and not ("pelvis" in found and found["pelvis"] in tree.path(fork)):
-        found["pelvis"] = fork
-    elif "pelvis" not in settled:
-        # Of several, the nearest to the legs: a "root" above the "hips" is none.
-        words = _named(bvh.names, tree.ends)
-        named = (joint for joint in tree.path(fork) if (told := words[joint]) and told[1] in MIDDLE_NAMES["pelvis"])
+    if "pelvis" not in settled:
+        # Of several, the nearest to the legs. A "root" is none, unless it is where legs and spine part.
+        words = words_of(bvh)
+        told = MIDDLE_NAMES["pelvis"][: MIDDLE_NAMES["pelvis"].index("cog")]
+        named = (joint for joint in tree.path(fork) if (word := words[joint]) and word[1] in told)
         found["pelvis"] = next(named, fork)
     pelvis, chest = found["pelvis"], tree.meeting(arms)
     if chest in tree.path(pelvis):
@@ -416,7 +452,7 @@ def _middle(bvh: Bvh, tree: _Tree, found: dict[str, int], settled: Mapping[str, 
         del found["head"]
     if "neck" in found and "neck" not in settled:
         # The lowest of several, if it carries the head.
-        words = _named(bvh.names, tree.ends)
+        words = words_of(bvh)
         named = [
             joint
             for joint, told in enumerate(words)
@@ -432,10 +468,12 @@ def _middle(bvh: Bvh, tree: _Tree, found: dict[str, int], settled: Mapping[str, 
             del found["neck"]
     if "neck" not in found and "head" not in found:
         # A skeleton whose names do not say: the one chain that goes on above the arms.
-        if len(trunk) != 1 or tree.ends[trunk[0]]:
+        words = words_of(bvh)
+        trunk = [child for child in trunk if (told := words[child]) and not told[0]]
+        if not trunk:
             names = f"{', '.join(bvh.names):.2000}"
             raise InputError(f"{where}: no joint found for head; the file has {names}; name it with --skeleton")
-        chain = [trunk[0]]
+        chain = [max(trunk, key=lambda child: _reach(child, tree, lengths))]
         while len(below := [child for child in tree.children[chain[-1]] if not tree.ends[child]]) == 1:
             chain.append(below[0])
         found["neck"] = chain[0]

@@ -15,9 +15,10 @@ from jaxtyping import Float
 from llamo_jax.errors import InputError
 from llamo_jax.files import read_arrays
 from llamo_jax.motion import amass, humanml3d, inverse, representation
-from llamo_jax.motion.bvh import read_bvh
+from llamo_jax.motion import rotations as rot
+from llamo_jax.motion.bvh import Bvh, read_bvh
 from llamo_jax.motion.formats import READABLE, require_suffix
-from llamo_jax.motion.joints import find_joints, read_map
+from llamo_jax.motion.joints import find_joints, read_map, words_of
 from llamo_jax.motion.plausibility import size_fault
 from llamo_jax.motion.representation import FEATURES, FPS
 from llamo_jax.motion.retarget import (
@@ -82,6 +83,12 @@ class Reading:
     name: str = ""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def counted(self) -> str:
+        """What to add to a frame's number: frames are the clip's, which may begin later than the file."""
+        opening = self.facts.get("opening frames left out", 0)
+        return f", counted from row {opening} of the file" if opening else ""
+
 
 def read(path: str | Path, options: ReadOptions | None = None) -> Reading:
     """Reads a motion file by its suffix.
@@ -98,10 +105,24 @@ def read(path: str | Path, options: ReadOptions | None = None) -> Reading:
     require_suffix(path, READABLE, "motion")
     if options.fps is not None and not (math.isfinite(options.fps) and options.fps > 0):
         raise InputError(f"{path}: the rate is given as {options.fps} frames a second; expected more than 0")
+    _require_used(path, options)
     reading = _READERS[path.suffix.lower()](path, options)
     if path.suffix.lower() != ".bvh" and (fault := size_fault(reading.joints)):
         raise InputError(f"{path}: {fault.what}")  # arrays are in metres; a BVH has a unit, which was found
     return reading
+
+
+def _require_used(path: Path, options: ReadOptions) -> None:
+    """Raises InputError where an option says nothing of files of this kind."""
+    of_bvh = {"skeleton": options.skeleton, "person": options.person if options.person != 1 else None}
+    of_axes = {"unit": options.unit}
+    of_npy = {"arrays": options.arrays}
+    suffix = path.suffix.lower()
+    unused = {".bvh": of_npy, ".npz": of_bvh | of_axes | of_npy, ".npy": of_bvh}[suffix]
+    if suffix == ".npy" and options.arrays != "joints":
+        unused |= of_axes
+    if told := [f"--{name}" for name, value in unused.items() if value is not None]:
+        raise InputError(f"{path}: {', '.join(told)} says nothing of a file of this kind; leave it out")
 
 
 def settle(paths: Sequence[Path], options: ReadOptions) -> ReadOptions:
@@ -114,11 +135,11 @@ def settle(paths: Sequence[Path], options: ReadOptions) -> ReadOptions:
         return options
     paths = [path for path in paths if path.suffix.lower() == ".bvh"]
     votes: dict[str, Counter[str]] = defaultdict(Counter)
-    for path in paths[:: max(1, len(paths) // _SURVEYED)]:
+    for path in paths[:: -(-len(paths) // _SURVEYED) or 1]:
         try:
             bvh = read_bvh(path, person=options.person, fps=options.fps, first_row=True)
             joints = find_joints(bvh, path, read_map(options.skeleton) if options.skeleton else None).joints
-            votes[skeleton_key(bvh.names)].update(possible_units(skeleton_height(bvh, joints)))
+            votes[skeleton_key(bvh)].update(possible_units(skeleton_height(bvh, joints)))
         except InputError:
             continue  # it is told when it is read
     clear = {key: units.most_common() for key, units in votes.items() if units}
@@ -130,9 +151,9 @@ def settle(paths: Sequence[Path], options: ReadOptions) -> ReadOptions:
 _SURVEYED = 100
 
 
-def skeleton_key(names: Sequence[str]) -> str:
-    """Of a skeleton, by its joints' names."""
-    return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
+def skeleton_key(bvh: Bvh) -> str:
+    """Of a skeleton, by the words of its joints' names, whatever an actor is called."""
+    return hashlib.blake2b(repr(words_of(bvh)).encode(), digest_size=8).hexdigest()
 
 
 def _bvh(path: Path, options: ReadOptions) -> Reading:
@@ -143,7 +164,7 @@ def _bvh(path: Path, options: ReadOptions) -> Reading:
         skeleton=read_map(options.skeleton) if options.skeleton else None,
         up=options.up,
         unit=unit_of(options.unit) if options.unit else None,
-        folder_unit=options.units.get(skeleton_key(bvh.names)) if isinstance(options, FolderOptions) else None,
+        folder_unit=options.units.get(skeleton_key(bvh)) if isinstance(options, FolderOptions) else None,
     )
     facts = {
         "format": "BVH",
@@ -175,7 +196,8 @@ def _npz(path: Path, options: ReadOptions) -> Reading:
     rotations = _frames(arrays["rotations"], "rotations", (NUM_JOINTS, 3, 3), path)
     if len(joints) != len(rotations):
         raise InputError(f"{path}: joints have {len(joints)} frames, rotations {len(rotations)}; expected as many")
-    _require_rotations(rotations, path)
+    if (frame := rot.first_wrong(rotations)) is not None:
+        raise InputError(f"{path}: rotations of frame {frame} are no rotation matrices")
     fps = arrays["fps"]
     if fps.shape != () or fps.dtype.kind not in "fiu":
         raise InputError(f"{path}: fps has shape {fps.shape} and type {fps.dtype}; expected one number")
@@ -222,9 +244,11 @@ def _joints(array: np.ndarray, path: Path, options: ReadOptions) -> Reading:
     joints = _frames(array, "joints", (NUM_JOINTS, 3), path)
     if options.fps is None:
         raise InputError(f"{path}: joints alone have no rate; give it with --fps (HumanML3D has 20)")
-    up = options.up or "y"
+    notes: list[str] = []
+    up = options.up or world_up("y", joints, JOINT_INDEX, notes, path)
     unit = unit_of(options.unit) if options.unit else 1.0
-    return _of_joints(joints @ to_y_up(up).T * unit, path, options.fps, "joints", up=up, unit=unit)
+    reading = _of_joints(joints @ to_y_up(up).T * unit, path, options.fps, "joints", up=up, unit=unit)
+    return dataclasses.replace(reading, notes=(*notes, *reading.notes))
 
 
 def _smpl85(array: np.ndarray, path: Path, options: ReadOptions) -> Reading:
@@ -264,14 +288,6 @@ def _frames(array: np.ndarray, what: str, shape: tuple[int, ...], path: Path) ->
         frame = int(np.argwhere(~np.isfinite(array))[0, 0])
         raise InputError(f"{path}: {what} have NaN or infinity in frame {frame}; expected finite numbers")
     return array
-
-
-def _require_rotations(matrices: Float[np.ndarray, "T 22 3 3"], path: Path) -> None:
-    wrong = (np.abs(matrices @ np.swapaxes(matrices, -1, -2) - np.eye(3)).max((-1, -2)) > 1e-2) | (
-        np.linalg.det(matrices) < 0
-    )
-    if wrong.any():
-        raise InputError(f"{path}: rotations of frame {int(np.argwhere(wrong)[0, 0])} are no rotation matrices")
 
 
 def _captions(arrays: Mapping[str, np.ndarray], path: Path) -> tuple[str, ...]:

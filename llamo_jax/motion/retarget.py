@@ -10,7 +10,7 @@ stand along Y at rest and move in a world with Z up.
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from llamo_jax.errors import InputError
 from llamo_jax.motion import rotations as rot
 from llamo_jax.motion.bvh import Bvh
 from llamo_jax.motion.joints import SIDES, find_joints
+from llamo_jax.motion.plausibility import STRETCH
 from llamo_jax.motion.rigs import OPENING_SECONDS, RIGS, UNITS
 from llamo_jax.motion.skeleton import DEFAULT_OFFSETS, JOINT_INDEX, JOINT_NAMES, PARENTS
 
@@ -103,6 +104,7 @@ def to_smpl22(
     positions, world = positions @ to_y_up(up).T, to_y_up(up) @ world
     rest = rest or _upright_frame(positions, world, joints, where)
     reference, t_pose = _t_pose(bvh, joints, rest, where)
+    _require_knees_behind(positions, joints, where)
     opening = _opening_rest_frames(positions, world, joints, reference, bvh.frame_time)
     positions, world = positions[opening:], world[opening:]
     height, scale = _size(bvh, joints, unit, folder_unit, notes, where)
@@ -117,6 +119,7 @@ def to_smpl22(
         smpl_positions[:, index] = smpl_positions[:, below] + fraction * (
             smpl_positions[:, above] - smpl_positions[:, below]
         )
+    notes += _stretches(smpl_positions, opening)
     offsets = _rigid(smpl_positions, smpl_world)
     rotations = smpl_world.copy()
     for joint, parent in enumerate(PARENTS[1:], start=1):
@@ -143,13 +146,15 @@ def unit_of(text: str) -> float:
       InputError: it is neither.
     """
     names = {name.split(" ")[0].lower(): metres for name, metres in UNITS.items()}
+    names |= {"meter": 1.0, "centimeter": 0.01, "millimeter": 0.001, "decimeter": 0.1, "inche": 0.0254, "feet": 0.3048}
     short = {"m": 1.0, "cm": 0.01, "mm": 0.001, "dm": 0.1, "in": 0.0254, "ft": 0.3048}
     try:
-        unit = (names | short).get(text.lower()) or float(text)
+        word = text.lower().strip()
+        unit = short.get(word) or names.get(word) or names.get(word.removesuffix("s")) or float(text)
     except ValueError:
         unit = 0.0
     if not 1e-6 < unit < 1e3:
-        raise InputError(f'unit "{text}" is unknown; expected one of {", ".join(names)}, or a number of metres')
+        raise InputError(f'unit "{text}" is unknown; expected one of {", ".join(UNITS)}, or a number of metres')
     return unit
 
 
@@ -200,6 +205,17 @@ def _rigid(positions: Float[np.ndarray, "T 22 3"], world: Float[np.ndarray, "T 2
     return offsets
 
 
+def _stretches(positions: Float[np.ndarray, "T 22 3"], opening: int) -> list[str]:
+    """What is told of bones that change their length, which the rigid body does not."""
+    lengths = np.linalg.norm(positions[:, 1:] - positions[:, PARENTS[1:]], axis=-1)
+    off = np.abs(lengths - np.median(lengths, axis=0))
+    if off.max(initial=0.0) <= STRETCH:
+        return []
+    frame, bone = np.unravel_index(int(off.argmax()), off.shape)
+    name, row = JOINT_NAMES[int(bone) + 1], frame + opening
+    return [f"the bone to {name} changes its length by {off.max():.2g} m in row {row}: constant bones are read"]
+
+
 _BENT = 1e-4  # of the longest bone: less is rounding
 
 
@@ -227,14 +243,15 @@ def _opening_rest_frames(
     if not len(opening):
         return 0
     peak = int(opening.argmax())
-    if opening[peak] < max(_JUMP, 5 * usual):
+    if opening[peak] < max(_JUMP, min(5 * usual, _LEAP)):
         return 0
     return held - 1 + peak + int(np.argmax(np.append(opening[peak:], 0.0) <= 2.5 * usual))
 
 
 _STILL = np.radians(1.0)
 _JUMP = 0.35
-"""Radians between two frames."""
+_LEAP = 0.9
+"""Radians between two frames; more is a jump however few frames a second there are."""
 
 
 def _rests(
@@ -247,6 +264,9 @@ def _rests(
     # Against the reference all joints are turned alike.
     turned = [world[index] @ reference[name].T for name, index in joints.items()]
     if rot.geodesic(turned[0], np.stack(turned)).max() < _REST:
+        return True
+    # The zero pose, even where it is no pose of a body: all joints are turned as the root is.
+    if rot.geodesic(world[joints["pelvis"]], world[list(joints.values())]).max() < _STILL:
         return True
     for side in SIDES:
         for limb, across in (("shoulder", "elbow", "wrist"), True), (("hip", "knee", "ankle"), False):
@@ -320,8 +340,11 @@ def possible_units(height: float) -> list[str]:
     Metric files show people of any size, and are by far the most; others are taken for adults.
     """
     metric = ("metre", "centimetre", "millimetre")
-    return [name for name in metric if PEOPLE[0] <= height * UNITS[name] <= PEOPLE[1]] + [
-        name for name, metres in UNITS.items() if name not in metric and ADULTS[0] <= height * metres <= ADULTS[1]
+    found = [name for name in metric if PEOPLE[0] <= height * UNITS[name] <= PEOPLE[1]]
+    # Beside a small child, a very tall adult is possible too.
+    tallest = PEOPLE[1] if found and height * UNITS[found[0]] < ADULTS[0] else ADULTS[1]
+    return found + [
+        name for name, metres in UNITS.items() if name not in metric and ADULTS[0] <= height * metres <= tallest
     ]
 
 
@@ -418,39 +441,79 @@ def world_up(
     best = max(get_args(Axis), key=lambda axis: (upright[axis], axis == rest_up))
     if rest_up is None:
         return best
-    if best == rest_up or upright[rest_up] >= upright[best] / 4 or upright[best] < 0.5:
+    size = np.linalg.norm(np.ptp(positions[0, list(joints.values())], axis=0))
+    floors = {axis: _Floor.of(positions, joints, axis, size) for axis in _TO_Y_UP}
+    others = [axis for axis in _TO_Y_UP if axis.strip("-") != best.strip("-")]
+    lies = [axis for axis in others if floors[axis].lain_on]
+    two = (
+        f"{where}: the rest pose stands along {rest_up}, the motion along {best}: {best} may be up, or the body may lie"
+    )
+    if best == rest_up:
+        if lies and not floors[best].stood_on:
+            raise InputError(f"{two} with {lies[0]} up; say which axis is up with --up")
+        stays = np.linalg.norm(np.ptp(positions[:, joints["pelvis"]], axis=0)) < _THIN * size
+        if stays and any(floors[axis].flat < _THIN for axis in lies):
+            notes.append(f"is taken to stand with {best} up; if it lies, and {lies[0]} is up, say so with --up")
+        return best
+    if upright[rest_up] >= upright[best] / 4 or upright[best] < 0.5:
         return rest_up
     if best.strip("-") == rest_up.strip("-"):
         # Upside down: a world with its axis down, unless the hands are where the floor is.
         hands = positions[:, [joints["left_wrist"], joints["right_wrist"]]].mean(1) - positions[:, joints["head"]]
         stood = float((hands @ _TO_Y_UP[best][1] < 0).mean()) > 0.5
+        if stood and lies:
+            raise InputError(f"{two} with {lies[0]} up; say which axis is up with --up")
+    elif floors[best].steady != floors[rest_up].steady:
+        stood = floors[best].steady
+    elif floors[best].low != floors[rest_up].low:
+        stood = floors[best].low
     else:
-        (stood_still, stood_low), (lay_still, lay_low) = (_floor(positions, joints, axis) for axis in (best, rest_up))
-        if stood_still != lay_still:
-            stood = stood_still
-        elif stood_low != lay_low:
-            stood = stood_low
-        else:
-            raise InputError(
-                f"{where}: the rest pose stands along {rest_up}, the motion along {best}: {best} may be up, or the "
-                f"body may lie; say which axis is up with --up"
-            )
+        raise InputError(f"{two}; say which axis is up with --up")
     if not stood:
+        if lies := [axis for axis in _TO_Y_UP if floors[axis].lain_on and axis not in (best, rest_up)]:
+            if not floors[rest_up].lain_on:
+                raise InputError(f"{two} with {lies[0]} up; say which axis is up with --up")
         return rest_up
     notes.append(f"its rest pose stands along {rest_up} and its motion along {best}: {best} is taken for up")
     return best
 
 
+_THIN = 0.25
+"""Of its size, how high a body is that lies straight. Who stands still is so thin from front to back."""
+
+
+class _Floor(NamedTuple):
+    """What a motion says of an axis that might point up.
+
+    Attributes:
+      steady: the lowest joint keeps to one level, as on a floor, and not when it travels along the axis.
+      low: that is the level 0.
+      lain_on: besides, the whole body is low over it and no joint is under it.
+      flat: how high the body is over it, of its size.
+    """
+
+    steady: bool
+    low: bool
+    lain_on: bool
+    flat: float
+
+    @property
+    def stood_on(self) -> bool:
+        """Whether the lowest joint keeps to the level 0."""
+        return self.steady and self.low
+
+    @classmethod
+    def of(cls, positions: Float[np.ndarray, "T J 3"], joints: Mapping[str, int], axis: Axis, size: float) -> "_Floor":
+        """Of an axis; `size` is how large the body is."""
+        heights = positions[:, list(joints.values())] @ _TO_Y_UP[axis][1]
+        low = heights.min(1)
+        steady = np.ptp(np.percentile(low, [5, 95])) < 0.12 * size
+        level = np.median(low) / size
+        flat = float(np.median(heights.max(1) - low) / size)
+        return cls(bool(steady), bool(abs(level) < 0.12), bool(steady and flat < 0.4 and -0.03 < level < 0.1), flat)
+
+
 _UPRIGHT = 0.8
-
-
-def _floor(positions: Float[np.ndarray, "T J 3"], joints: Mapping[str, int], axis: Axis) -> tuple[bool, bool]:
-    """Whether the lowest joint along an axis keeps to one level, as on a floor and not when it travels along the axis;
-    and whether that is the level 0."""
-    found = positions[:, list(joints.values())]
-    low = (found @ _TO_Y_UP[axis][1]).min(1)
-    size = np.linalg.norm(np.ptp(found[0], axis=0))
-    return bool(np.ptp(np.percentile(low, [5, 95])) < 0.12 * size), bool(abs(np.median(low)) < 0.12 * size)
 
 
 def _t_pose(
@@ -493,11 +556,33 @@ def _require_feet_ahead(pose: Float[np.ndarray, "J 3"], joints: Mapping[str, int
         )
 
 
+def _require_knees_behind(positions: Float[np.ndarray, "T J 3"], joints: Mapping[str, int], where: str | Path) -> None:
+    """Raises InputError where knees bend forward: left and right are exchanged then, as in left-handed axes."""
+    left = positions[:, joints["left_hip"]] - positions[:, joints["right_hip"]]
+    left = left / np.maximum(np.linalg.norm(left, axis=-1, keepdims=True), 1e-9)
+    bends = []
+    for side in SIDES:
+        thigh, shin = (positions[:, joints[f"{side}_{b}"]] - positions[:, joints[f"{side}_{a}"]]
+                       for a, b in (("hip", "knee"), ("knee", "ankle")))  # fmt: skip
+        scale = np.maximum(np.linalg.norm(thigh, axis=-1) * np.linalg.norm(shin, axis=-1), 1e-9)
+        bends.append((np.cross(thigh, shin) * left).sum(-1) / scale)
+    bend = np.concatenate(bends)
+    bent = np.abs(bend) > np.sin(_BENDS)
+    if bent.sum() >= 3 and (bend[bent] < 0).mean() > 0.9:
+        raise InputError(
+            f"{where}: the knees bend forward: left and right are exchanged, or its axes are left-handed; export it "
+            f"with right-handed axes, or name the joints with --skeleton"
+        )
+
+
+_BENDS = np.radians(25.0)
+
+
 def _bone(bvh: Bvh, joint: int, descendant: int, reference: np.ndarray, offsets: np.ndarray) -> Float[np.ndarray, "3"]:
     """The vector from a joint to a descendant in the reference pose; joints between (twist bones) are passed
     through."""
     vector = np.zeros(3)
-    while descendant != joint:
+    while descendant != joint and bvh.parents[descendant] >= 0:
         parent = bvh.parents[descendant]
         vector += reference[parent] @ offsets[descendant]
         descendant = parent

@@ -33,12 +33,12 @@ SIDED_NAMES = {
         "足", "leg", "hip",
     ),
     "knee": (
-        "lowerleg", "lowleg", "leglower", "calf", "shin", "shinbend", "lleg", "tibia", "knee", "ひざ", "legstretch",
+        "lowerleg", "lowleg", "leglower", "calf", "shin", "shinbend", "tibia", "knee", "ひざ", "legstretch",
         "legdown", "leg",
     ),
     "ankle": ("ankle", "足首", "foot"),
     "foot": (
-        "toebase", "toes", "toe", "つま先", "ball", "forefoot", "football", "toebone", "toetip", "bigtoe",
+        "toebase", "ball", "toes", "toe", "つま先", "forefoot", "football", "toebone", "toetip", "bigtoe",
         "metatarsals", "foot",
     ),
     "collar": ("clavicle", "collar", "clav", "scapula", "collarbone", "肩", "shoulder"),

@@ -95,6 +95,13 @@ def between(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return from_rotvec(_unit(axis) * angle)
 
 
+def first_wrong(matrices: np.ndarray) -> int | None:
+    """The first frame of [T, ..., 3, 3] in which some matrix is no rotation, or None."""
+    off = np.abs(matrices @ np.swapaxes(matrices, -1, -2) - np.eye(3)).max((-1, -2))
+    wrong = (off > 1e-2) | (np.linalg.det(matrices) < 0)
+    return int(np.argwhere(wrong)[0, 0]) if wrong.any() else None
+
+
 def aligned(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """The rotations [T, 3, 3] that bring vectors [T, C, 3] nearest to others, in least squares (Kabsch)."""
     left, _, right = np.linalg.svd(np.einsum("tci,tcj->tij", targets, sources))

@@ -93,6 +93,8 @@ def test_line_ends_of_windows(arm):
         ("Yrotation Xrotation Zrotation", "Yrotation Xrotation Wrotation", r"line 9: .*Wrotation"),
         ("OFFSET 0 2 0", "OFFSET 0 two 0", r"line 8: found \"OFFSET 0 two 0\"; expected OFFSET and three numbers"),
         ("MOTION", "", r'line 22: found "Frames: 3"; which is not a part of a BVH hierarchy'),
+        ("0.04", "30", r"the frame time is 30 s; expected at most 0.5 s between two frames; .*--fps"),
+        ("1 0 0 0\n", "1 0 0 0 7\n", r"not a number|found 41 numbers|expected"),
         ("0.04", "0", r"the frame time is 0, so the rate is missing; give it with --fps"),
         ("Frames: 3", "Frames: 3.5", r'the number of frames is "3.5"'),
         ("HIERARCHY", "hello", r"not a BVH file"),
@@ -126,6 +128,7 @@ def test_a_file_cut_anywhere_is_refused_or_says_so(arm):
     ("old", "new"),
     [
         ("Frame Time:", "frame time:"), ("Frame Time:", "FrameTime:"), ("Frames:", "Frames :"),
+        ("Frames:", "Frames"), ("Frame Time:", "Frame Time"), ("OFFSET 0 2 0", "OFFSET 0, 2, 0"),
         ("Frames: 3", "Frames: 3.0"), ("HIERARCHY", "# exported\nHIERARCHY"),
         ("MOTION", "Motion"), ("HIERARCHY", "hierarchy"), ("ROOT", "root"), ("CHANNELS", "channels"),
         ("End Site", "END SITE"), ("End Site", "endsite"), ("End Site", "End_Site tip"),
@@ -174,6 +177,30 @@ def test_rows_are_counted_where_the_header_is_wrong(arm, announced, cut):
     assert len(bvh.values) == 3
     assert bvh.notes[0].startswith(f"Frames says {announced}, the file has 3 rows")
     assert ("cut off" in bvh.notes[0]) == cut
+
+
+def test_wider_rows_than_channels_are_no_more_rows(arm):
+    rows = ARM.splitlines()
+    wide = "\n".join([*rows[:-3], *(f"{row} 0 0 0" for row in rows[-3:])])
+    with pytest.raises(InputError, match="rows have 16 numbers and the hierarchy 13 channels"):
+        read_bvh(arm(wide))
+
+
+def test_lines_that_end_in_returns_alone(arm, tmp_path):
+    path = tmp_path / "mac.bvh"
+    path.write_bytes(ARM.replace("HIERARCHY", "# exported\nHIERARCHY").replace("\n", "\r").encode())
+    np.testing.assert_array_equal(read_bvh(path).values, read_bvh(arm()).values)
+
+
+def test_a_camera_is_no_body(arm):
+    hierarchy, _, body = ARM.partition("MOTION")
+    camera = "ROOT Camera\n{\nOFFSET 0 0 0\nCHANNELS 1 Xposition\n}\n"
+    many = "".join(f"JOINT j{n}\n{{\nOFFSET 0 1 0\nCHANNELS 0\n}}\n" for n in range(6))
+    body_root = hierarchy.partition("HIERARCHY")[2].rstrip()[:-1] + many + "}\n"
+    rows = body.strip().splitlines()
+    text = "\n".join(["HIERARCHY", camera + body_root + "MOTION", *rows[:2], *(f"5 {row}" for row in rows[2:])])
+    bvh = read_bvh(arm(text))
+    assert bvh.names[0] == "Base" and bvh.notes == () and bvh.values.shape == (3, 13)
 
 
 def test_two_bodies_in_one_file(arm):

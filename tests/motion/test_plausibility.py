@@ -9,6 +9,7 @@ from llamo_jax.errors import MotionWarning
 from llamo_jax.motion import MotionClip
 from llamo_jax.motion import rotations as rot
 from llamo_jax.motion.skeleton import DEFAULT_OFFSETS, JOINT_INDEX
+from tests.motion.rig_files import RigFile, names_of, text_of
 
 
 def _glitch(clip):
@@ -94,3 +95,13 @@ def test_loading_says_which_frame(walk, tmp_path):
     MotionClip(joints, walk.rotations, fps=30.0).save(tmp_path / "a.npz")
     with pytest.warns(MotionWarning, match=rf"^{tmp_path / 'a.npz'}: the pelvis moves 1.46e\+03 m in frame 10"):
         MotionClip.load(tmp_path / "a.npz")
+
+
+def test_frames_are_counted_from_where_the_clip_begins(walk, tmp_path):
+    glitched = walk.joints[:, 0].copy()
+    glitched[10] += [0, 0, 1460.0]
+    clip = MotionClip.from_rotations(walk.rotations, glitched)
+    rig = RigFile(names=names_of("Mixamo"), bones=DEFAULT_OFFSETS, held=6)
+    (tmp_path / "a.bvh").write_text(text_of(rig.bvh(clip)))
+    with pytest.warns(MotionWarning, match=r"moves 1\.46e\+03 m in frame 10 .*, counted from row 6 of the file"):
+        MotionClip.load(tmp_path / "a.bvh")

@@ -110,6 +110,10 @@ def test_amass_out_is_what_gmr_reads(walk, tmp_path):
         (lambda a: a | {"mocap_framerate": np.array([30.0, 60.0])}, r"mocap_framerate is .*; expected one number"),
         (lambda a: _replaced(a, "mocap_framerate"), r"says no frame rate; give it with --fps"),
         (lambda a: a | {"trans": a["trans"] * np.nan}, r"trans has NaN or infinity in frame 0"),
+        (lambda a: a | {"poses": np.zeros((60, 22, 4))}, r"poses has shape \(60, 22, 4\), quaternions; expected axis"),
+        (lambda a: a | {"poses": np.zeros((60, 22, 6))}, r"poses has shape \(60, 22, 6\), 6D rotations; expected axis"),
+        (lambda a: a | {"poses": np.zeros((60, 198))}, r"poses has shape \(60, 198\)"),
+        (lambda a: a | {"poses": -np.tile(np.eye(3), (60, 22, 1, 1))}, r"poses of frame 0 are no rotation matrices"),
     ],
 )
 def test_each_array_of_amass_that_does_not_fit_is_named(walk, tmp_path, change, message):
@@ -150,6 +154,28 @@ def test_humanml3d_features(walk, tmp_path):
     expected = (walk.joints - walk.joints[:1, :1] * [1, 0, 1]) @ rot.yaw(-heading).T
     assert np.abs(clip.joints - expected).max() < 1e-6
     assert np.abs(humanml3d.joints_of(features)[0, 0, [0, 2]]).max() == 0
+
+
+def test_joints_with_z_up_are_told_by_their_poses(walk, tmp_path):
+    np.save(tmp_path / "a.npy", walk.joints @ TO_Z_UP.T)
+    with pytest.warns(MotionWarning, match="z is taken for up"):
+        clip = MotionClip.load(tmp_path / "a.npy", ReadOptions(arrays="joints", fps=30))
+    assert np.abs(clip.joints - walk.joints).max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("a.npz", ReadOptions(unit="cm"), "--unit"),
+        ("a.npz", ReadOptions(person=2), "--person"),
+        ("a.npy", ReadOptions(unit="cm"), "--unit"),
+        ("a.bvh", ReadOptions(arrays="joints"), "--arrays"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(walk, tmp_path, name, options, told):
+    walk.save(tmp_path / name)
+    with pytest.raises(InputError, match=f"{told} says nothing of a file of this kind"):
+        MotionClip.load(tmp_path / name, options)
 
 
 def test_joints_alone(walk, tmp_path):
@@ -232,6 +258,10 @@ def test_two_takes_of_a_folder_never_get_two_units(walk, tmp_path):
     options = settle(paths, ReadOptions())
     assert [read(path, options).facts["metres in a unit"] for path in paths] == [0.0254] * 4
     assert read(paths[3], options).notes == ()
+    # The same skeleton of another actor.
+    renamed = (tmp_path / "3.bvh").read_text().replace("mixamorig", "Bob")
+    (tmp_path / "bob.bvh").write_text(renamed)
+    assert read(tmp_path / "bob.bvh", options).facts["metres in a unit"] == 0.0254
     # A file that is nobody in the unit of its folder is refused.
     bvh = RigFile(names=names_of("Mixamo"), bones=DEFAULT_OFFSETS, scale=1.0).bvh(walk)
     (tmp_path / "metres.bvh").write_text(text_of(bvh))

@@ -34,7 +34,7 @@ def _clip(rng: np.random.Generator, bones: np.ndarray, fps: float) -> MotionClip
     if kind == "lie":
         rotations = rot.from_rotvec(0.1 * rot.to_rotvec(rotations))  # the floor keeps limbs from swinging
         rotations[:, 0] = rot.yaw(rng.uniform(-3, 3)) @ rot.from_rotvec(np.array([-np.pi / 2, 0, 0]))
-        root[:, 1] = 0.12
+        root = np.tile([rng.uniform(-3, 3), 0.12, rng.uniform(-3, 3)], (24, 1))
     size = np.linalg.norm(bones, axis=-1).sum() / np.linalg.norm(DEFAULT_OFFSETS, axis=-1).sum()
     return MotionClip.from_rotations(rotations, root * size, bones, fps=fps, name=str(kind))
 
@@ -63,7 +63,7 @@ def draw(rng: np.random.Generator) -> tuple[RigFile, MotionClip]:
     bones = DEFAULT_OFFSETS * rng.uniform(0.5 if metric and rng.random() < 0.3 else 0.85, 1.15)
     clip = _clip(rng, bones, float(rng.choice([24, 25, 30, 50, 59.94, 60, 100, 120])))
     world_up = str(rng.choice(AXES, p=[0.5, 0.3, 0.05, 0.05, 0.05, 0.05]))
-    rest_up = world_up if clip.name == "lie" or rng.random() < 0.6 else "y"
+    rest_up = world_up if rng.random() < 0.6 else "y"
     rest = _lowered(float(rng.choice([0, 0, 30, 45])))
     if rng.random() < 0.3:
         rest = rest @ rot.yaw(rng.uniform(-3, 3))  # turned away at zero
