@@ -470,9 +470,9 @@ def world_up(
     else:
         raise InputError(f"{two}; say which axis is up with --up")
     if not stood:
-        if lies := [axis for axis in _TO_Y_UP if floors[axis].lain_on and axis not in (best, rest_up)]:
-            if not floors[rest_up].lain_on:
-                raise InputError(f"{two} with {lies[0]} up; say which axis is up with --up")
+        lies = [axis for axis in _TO_Y_UP if floors[axis].lain_on and axis not in (best, rest_up)]
+        if lies and not floors[rest_up].lain_on:
+            raise InputError(f"{two} with {lies[0]} up; say which axis is up with --up")
         return rest_up
     notes.append(f"its rest pose stands along {rest_up} and its motion along {best}: {best} is taken for up")
     return best
