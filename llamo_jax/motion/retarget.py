@@ -443,6 +443,14 @@ def world_up(
         return best
     size = np.linalg.norm(np.ptp(positions[0, list(joints.values())], axis=0))
     floors = {axis: _Floor.of(positions, joints, axis, size) for axis in _TO_Y_UP}
+    if upright[best] < 0.5:
+        lies = [axis for axis in _TO_Y_UP if floors[axis].lain_on]
+        if lies and rest_up not in lies:
+            raise InputError(
+                f"{where}: the rest pose stands along {rest_up}, and the motion never stands: it may lie with "
+                f"{lies[0]} up; say which axis is up with --up"
+            )
+        return rest_up
     others = [axis for axis in _TO_Y_UP if axis.strip("-") != best.strip("-")]
     lies = [axis for axis in others if floors[axis].lain_on]
     two = (
@@ -455,7 +463,7 @@ def world_up(
         if stays and any(floors[axis].flat < _THIN for axis in lies):
             notes.append(f"is taken to stand with {best} up; if it lies, and {lies[0]} is up, say so with --up")
         return best
-    if upright[rest_up] >= upright[best] / 4 or upright[best] < 0.5:
+    if upright[rest_up] >= upright[best] / 4:
         return rest_up
     if best.strip("-") == rest_up.strip("-"):
         # Upside down: a world with its axis down, unless the hands are where the floor is.
