@@ -1,6 +1,7 @@
 # make demo   the main job, end to end, on the embedded corpus; report in demo/report/index.html
 # make test   all tests
-# Both set up .venv first. Needed: Python 3.11 or later, and about 3 GB of disk.
+# make aot    compiles training steps for TPU pods without a TPU, and says what they take
+# All set up .venv first (aot: .venv-aot). Needed: Python 3.11 or later, and about 3 GB of disk.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,10 +9,10 @@ BIN := .venv/bin
 TORCH ?= torch==2.13.0
 ARGS ?=
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint aot clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -3
+	@sed -n 's/^# //p' Makefile | head -4
 
 setup: .venv/ready
 
@@ -31,5 +32,14 @@ test: setup
 lint: setup
 	$(BIN)/python -m ruff check .
 
+# The TPU compiler is large and the tests do not need it: an environment of its own.
+.venv-aot/ready: setup.py Makefile
+	$(PYTHON) -m venv .venv-aot
+	.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check "jax[tpu]" -e .
+	@touch $@
+
+aot: .venv-aot/ready
+	.venv-aot/bin/python -m experiments.aot_compile $(ARGS)
+
 clean:
-	rm -rf .venv demo build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-aot demo build *.egg-info .pytest_cache .ruff_cache .hypothesis

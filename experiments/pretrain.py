@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from data_pipelines.folder import LatentFolder
 from data_pipelines.loader import LatentLoader, TextLoader
@@ -23,6 +24,7 @@ from llamo_jax.files import atomic_path
 from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.models import llamo
 from llamo_jax.models.declaration import init, shardings
+from llamo_jax.models.parallel import Parallel
 from llamo_jax.presets import llamo_config
 from llamo_jax.storage.bundle import Bundle, read_codec, require_replaceable, write_bundle
 from llamo_jax.storage.hub import Source
@@ -66,15 +68,22 @@ def pretrain_llm(
         loader = TextLoader(captions, tokenizer, recipe.llm_rows, dataclasses.replace(recipe.loader, seed=seed))
         settings = {"llm": llm.to_json(), "recipe": recipe.to_json(), "seed": seed}
         run = dataclasses.replace(recipe.llm_run, seed=seed)
-        rows = (recipe.llm_rows,)
-        params = _run_stage(run, rows, llamo_config(llm), recipe, params, {}, iter(loader), out, settings)
+        mesh = sharding.data_mesh(recipe.llm_rows)
+        params = _run_stage(run, mesh, llamo_config(llm), recipe, params, {}, iter(loader), out, settings)
         text = jax.tree.map(np.asarray, unflatten(params)["text"])
         save_llm(temporary, llm, text, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
     return folder
 
 
 def pretrain(
-    llm: Source, codec: MotionCodec, latents: LatentFolder, out: Path, recipe: Recipe, *, seed: int = 0
+    llm: Source,
+    codec: MotionCodec,
+    latents: LatentFolder,
+    out: Path,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    mesh_shape: tuple[int, int, int] | None = None,
 ) -> Path:
     """The stages of the recipe, each from the parameters of the one before, and the bundle.
 
@@ -86,6 +95,7 @@ def pretrain(
         again.
       recipe: all numbers.
       seed: of initial weights, batches and noise.
+      mesh_shape: sizes of data, fsdp and tensor. None splits rows alone, over as many devices as divide them.
 
     Returns:
       The bundle's folder.
@@ -95,7 +105,8 @@ def pretrain(
     if not codec.latents.equals(statistics):
         found = "the latents are not of this VAE (their statistics differ)"
         raise InputError(f"{latents.path}: {found}; encode the data with it again")
-    mesh = sharding.data_mesh(*recipe.stages[0].rows.values())
+    meshes = [sharding.mesh_for(mesh_shape, *stage.rows.values()) for stage in recipe.stages]
+    mesh = meshes[0]
     llm_config, text = load_llm(llm.folder, mesh=mesh)
     config = llamo_config(llm_config, codec.config.latent_channels)
     placed = shardings(llamo.Model, config, mesh)
@@ -124,11 +135,10 @@ def pretrain(
         )
         for stage, stage_seed in zip(recipe.stages, seeds, strict=True)
     ]
-    for stage, stage_seed, loader in zip(recipe.stages, seeds, loaders, strict=True):
+    for stage, stage_seed, loader, mesh in zip(recipe.stages, seeds, loaders, meshes, strict=True):
         print(f"{stage.run.name}: {len(loader.numbers)} of {len(records)} records, {loader.cut} longer than a row")
         run = dataclasses.replace(stage.run, seed=stage_seed)
-        rows = tuple(stage.rows.values())
-        params = _run_stage(run, rows, config, recipe, params, frozen, iter(loader), out, settings)
+        params = _run_stage(run, mesh, config, recipe, params, frozen, iter(loader), out, settings)
         if loader.skipped.captions or loader.skipped.records:
             print(f"{stage.run.name}: {loader.skipped}")
     bundle = Bundle(
@@ -152,7 +162,7 @@ def _data_facts(latents: LatentFolder) -> dict[str, Any]:
 
 def _run_stage(
     run: RunConfig,
-    rows: tuple[int, ...],
+    mesh: Mesh,
     config: LlamoConfig,
     recipe: Recipe,
     params: FlatParams,
@@ -161,16 +171,17 @@ def _run_stage(
     out: Path,
     settings: dict[str, Any],
 ) -> FlatParams:
-    mesh = sharding.data_mesh(*rows)
+    placed = shardings(llamo.Model, config, mesh)
+    parallel = Parallel.of(placed, mesh, config.text)
     with MetricsLog(out) as log:
         return train(
             run,
-            lambda tree, batch, key: llamo_loss(tree, config, recipe.loss, batch, key),
+            lambda tree, batch, key: llamo_loss(tree, config, recipe.loss, batch, key, parallel=parallel),
             params,
             frozen,
             data,
             mesh=mesh,
-            shardings=shardings(llamo.Model, config, mesh),
+            shardings=placed,
             record=Record(log, out / "checkpoints" / run.name, settings | {"stage": run.to_json()}),
         )
 
@@ -189,6 +200,8 @@ class Pretrain(Command):
     """Folder of the run. A run that is there already is continued."""
     recipe: str = "recordings"
     """Name of the recipe."""
+    mesh: str | None = None
+    """Sizes of the axes data, fsdp and tensor, as 1,8,1; by default rows alone are split."""
     seed: int = 0
     """Of initial weights, batches and noise."""
 
@@ -196,7 +209,8 @@ class Pretrain(Command):
         recipe = recipe_named(self.recipe)
         require_seed(self.seed)
         llm, codec, latents = resolve_llm(self.llm), read_codec(self.vae), LatentFolder(self.latents)
-        bundle = pretrain(llm, codec, latents, self.out, recipe, seed=self.seed)
+        shape = sharding.mesh_shape(self.mesh) if self.mesh else None
+        bundle = pretrain(llm, codec, latents, self.out, recipe, seed=self.seed, mesh_shape=shape)
         print(f"bundle -> {bundle}, metrics -> {self.out / 'metrics.jsonl'}")
 
 

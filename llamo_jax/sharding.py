@@ -25,7 +25,7 @@ TRAINING: Rules = {
     "heads": "tensor",
     "kv_heads": "tensor",
     "ffn": "tensor",
-    "head": "tensor",  # hidden units of the flow head
+    "head": "fsdp",  # hidden units of the flow head, which is small
     "embed": "fsdp",
     "conv_out": "fsdp",
     "conv_in": "tensor",
@@ -55,6 +55,36 @@ def data_mesh(*rows: int) -> Mesh:
     """
     size = max(n for n in range(1, jax.device_count() + 1) if not any(count % n for count in rows))
     return jax.make_mesh((size, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:size])
+
+
+def mesh_for(shape: tuple[int, int, int] | None, *rows: int) -> Mesh:
+    """The mesh of a stage with batches of so many rows: one that was asked for, or `data_mesh`.
+
+    Raises:
+      InputError: the rows cannot be split over data and fsdp.
+    """
+    if shape is None:
+        return data_mesh(*rows)
+    mesh = make_mesh(*shape)
+    parts = shape[0] * shape[1]
+    if uneven := [count for count in rows if count % parts]:
+        raise InputError(
+            f"batches of {', '.join(map(str, uneven))} rows cannot be split over data x fsdp = {parts} devices; "
+            f"choose a mesh whose product divides them, or rows that it divides"
+        )
+    return mesh
+
+
+def mesh_shape(text: str) -> tuple[int, int, int]:
+    """Sizes of (data, fsdp, tensor) from "2,32,4".
+
+    Raises:
+      InputError: these are no three positive numbers.
+    """
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f'--mesh "{text}"; expected three sizes, data,fsdp,tensor, as 1,64,1')
+    return int(parts[0]), int(parts[1]), int(parts[2])
 
 
 def spec(axes: Axes, shape: tuple[int, ...], mesh: Mesh, rules: Rules = TRAINING, path: str = "") -> PartitionSpec:

@@ -104,6 +104,11 @@ def shardings(module: Module, config: Any, mesh: Mesh, rules: Rules = TRAINING) 
     }
 
 
+def axes_of(module: Module, config: Any) -> dict[str, Axes]:
+    """Path -> logical names of the axes of every parameter that a module declares."""
+    return {path: axes for path, (_, axes) in _abstract(module, config).items()}
+
+
 def count(tree: dict[str, Any]) -> int:
     """Number of parameters in a tree."""
     return sum(leaf.size for leaf in flatten(tree).values())

@@ -34,7 +34,7 @@ class FlowHead(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, config: FlowHeadConfig, condition_width: int, channels: int):
         width = config.width
         self.input = Linear(rngs, width, channels, ("head", "latent"))
-        self.condition = Linear(rngs, width, condition_width, ("head", "embed"))
+        self.condition = Linear(rngs, width, condition_width, ("head", None))
         self.time_in = Linear(rngs, width, width, ("head", None))
         self.time_out = Linear(rngs, width, width, (None, "head"))
         self.blocks = nnx.List([_Block(rngs, width) for _ in range(config.num_blocks)])

@@ -21,8 +21,12 @@ from llamo_jax.models.cache import KVCache
 from llamo_jax.models.declaration import Linear, init, param
 from llamo_jax.models.flow import FlowHead
 from llamo_jax.models.layers import dot, linear, rms_norm
+from llamo_jax.models.parallel import ALONE, Parallel
 
 Params = dict[str, Any]
+
+HEAD_ROWS = 8192
+"""Rows of the language head that a device of a mesh uses at a time, at most."""
 
 
 class LLM(nnx.Module):
@@ -89,10 +93,17 @@ def _float32_copy(tree: Params) -> Params:
     return jax.tree.map(lambda leaf: jnp.copy(leaf.astype(jnp.float32)), tree)
 
 
-def embed_text(text: Params, tokens: Int[Array, "B T"], eom: Float[Array, " D"] | None = None) -> Float[Array, "B T D"]:
+def embed_text(
+    text: Params,
+    tokens: Int[Array, "B T"],
+    eom: Float[Array, " D"] | None = None,
+    *,
+    vocab_size: int | None = None,
+    parallel: Parallel = ALONE,
+) -> Float[Array, "B T D"]:
     """Embeddings of text tokens. The id one past the LLM's vocabulary is [EOM] and takes its trained vector `eom`."""
-    vocab_size = len(text["embed"])
-    embedded = text["embed"][jnp.minimum(tokens, vocab_size - 1)]
+    vocab_size = vocab_size or len(text["embed"])
+    embedded = parallel.embed(text["embed"], jnp.minimum(tokens, vocab_size - 1))
     return (
         embedded if eom is None else jnp.where((tokens == vocab_size)[..., None], eom.astype(embedded.dtype), embedded)
     )
@@ -113,6 +124,7 @@ def hidden(
     *,
     latents: Float[Array, "B Lm Z"] | None = None,
     text_first: bool = False,
+    parallel: Parallel = ALONE,
 ) -> tuple[Float[Array, "B Lt Dt"], Float[Array, "B Lm Dm"] | None]:
     """Normalised hidden states of both streams of a batch.
 
@@ -123,25 +135,82 @@ def hidden(
       latents: inputs in place of the batch's own (history noise); slot i is fed the latent of slot i - 1.
       text_first: no motion precedes text in any sample. Then the text tower is the LLM on its own, and nothing that
         trains lies behind its keys and values: its backward pass never runs.
+      parallel: the devices, of which each has its part of `params` and its rows of `batch`.
     """
     text, motion = batch
-    x = embed_text(params["text"], text.tokens, params["motion"]["eom"] if "motion" in params else None)
+    dtype = params["text"]["embed"].dtype
+    eom = parallel.gather(params["motion"]["eom"], "motion/eom", dtype) if "motion" in params else None
+    x = embed_text(params["text"], text.tokens, eom, vocab_size=config.text.vocab_size, parallel=parallel)
     x = jax.lax.stop_gradient(x) if text_first else x
     towers = [(params["text"]["layers"], mot.Stream(x, Places(text.positions, text.segments)))]
     if motion is not None:
         targets = motion.latents if latents is None else latents
         previous = jnp.pad(targets, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-        inputs = embed_motion(params, previous, motion.start, x.dtype)
+        whole = {name: parallel.gather(params["motion"][name], f"motion/{name}", dtype) for name in ("adapter", "bom")}
+        inputs = embed_motion({"motion": whole}, previous, motion.start, x.dtype)
         stream = mot.Stream(inputs, Places(motion.positions, motion.segments))
         towers.append((params["motion"]["layers"], stream))
-    text_x, *motion_x = mot.forward(towers, config.text, sees=(1, 2) if text_first and motion is not None else None)
-    text_x = rms_norm(params["text"]["norm"], text_x, config.text.norm_eps)
-    return text_x, rms_norm(params["motion"]["norm"], motion_x[0], config.text.norm_eps) if motion_x else None
+    sees = (1, 2) if text_first and motion is not None else None
+    hidden_states = mot.forward(towers, config.text, sees=sees, parallel=parallel)
+    sides = [side for side in ("text", "motion") if side in params]
+    norms = [parallel.gather(params[side]["norm"], f"{side}/norm", dtype) for side in sides]
+    normed = [rms_norm(norm, x, config.text.norm_eps) for norm, x in zip(norms, hidden_states, strict=False)]
+    return normed[0], normed[1] if motion is not None else None
 
 
 def lm_head(text: Params, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
     """Float32 logits over the LLM's vocabulary."""
     return dot(x, text["head"] if "head" in text else text["embed"]).astype(jnp.float32)
+
+
+def next_token(
+    text: Params,
+    x: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    *,
+    parallel: Parallel = ALONE,
+) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
+    """Negative log likelihood of each next token, and whether it is the likeliest.
+
+    On a mesh the head is used a chunk of the vocabulary at a time: neither is it gathered whole, nor are all logits
+    of a batch ever there.
+
+    Args:
+      text: the text tower.
+      x: normalised hidden states.
+      targets: tokens to be said next.
+      parallel: the devices.
+    """
+    name = "head" if "head" in text else "embed"
+    head = text[name]
+    if parallel.mesh is None:
+        logits = dot(x, head).astype(jnp.float32)
+        nll = jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+        return nll, logits.argmax(-1) == targets
+    x = parallel.split(x)
+    local = targets - parallel.first_row(len(head))
+    # The fewest equal chunks.
+    count = next(n for n in range(-(-len(head) // HEAD_ROWS), len(head) + 1) if len(head) % n == 0)
+    chunks = head.reshape(count, len(head) // count, head.shape[1])
+
+    @jax.checkpoint
+    def of_chunk(carry: tuple[Array, ...], part: tuple[Array, Array]) -> tuple[tuple[Array, ...], None]:
+        most, total, own = carry
+        rows, first = part
+        logits = dot(x, parallel.gather(rows, f"text/{name}", x.dtype)).astype(jnp.float32)
+        higher = jnp.maximum(most, jax.lax.stop_gradient(logits.max(-1)))
+        total = total * jnp.exp(most - higher) + jnp.exp(logits - higher[..., None]).sum(-1)
+        inside = (local >= first) & (local < first + len(rows))
+        picked = jnp.take_along_axis(logits, jnp.clip(local - first, 0, len(rows) - 1)[..., None], -1)[..., 0]
+        return (higher, total, own + jnp.where(inside, picked, 0.0)), None
+
+    zero = 0.0 * jax.lax.stop_gradient(x[..., 0]).astype(jnp.float32)  # as x is spread over devices
+    firsts = jnp.arange(count) * chunks.shape[1]
+    (most, total, own), _ = jax.lax.scan(of_chunk, (zero - jnp.inf, zero, zero), (chunks, firsts))
+    everywhere = parallel.largest(jax.lax.stop_gradient(most))
+    total = parallel.reduce(total * jnp.exp(most - everywhere))
+    own = parallel.reduce(own)
+    return jnp.log(total) + everywhere - own, own >= everywhere
 
 
 def exit_head(params: Params, x: Float[Array, "... D"]) -> Float[Array, "..."]:

@@ -22,7 +22,8 @@ from llamo_jax.config import LLMConfig
 from llamo_jax.models.attention import Places, Rotary, attend, plan, rotary, rotate
 from llamo_jax.models.cache import KVCache
 from llamo_jax.models.declaration import Linear, param
-from llamo_jax.models.layers import linear, rms_norm
+from llamo_jax.models.layers import dot, linear, rms_norm
+from llamo_jax.models.parallel import ALONE, Parallel
 
 
 class Stream(NamedTuple):
@@ -76,7 +77,12 @@ Layers = dict[str, Any] | tuple[dict[str, Any], ...]
 
 
 def forward(
-    towers: Sequence[tuple[Layers, Stream]], config: LLMConfig, *, sees: Sequence[int] | None = None
+    towers: Sequence[tuple[Layers, Stream]],
+    config: LLMConfig,
+    *,
+    sees: Sequence[int] | None = None,
+    parallel: Parallel = ALONE,
+    paths: Sequence[str] = ("text/layers", "motion/layers"),
 ) -> tuple[Float[Array, "B T D"], ...]:
     """Any number of towers over whole sequences of their own streams.
 
@@ -85,6 +91,8 @@ def forward(
       config: the LLM's, which fixes heads and positions for all towers.
       sees: how many of the towers, counted from the first, give each tower its keys; None is all. (1, 2) is for
         samples whose text comes first: the text tower is then the LLM on its own.
+      parallel: the devices.
+      paths: of the layers of each tower among the parameters.
 
     Returns:
       The residual stream of each tower after its last layer, before the final norm.
@@ -99,13 +107,19 @@ def forward(
     rotations = [rotary(stream.places.positions, config, stream.x.dtype) for stream in streams]
 
     def layer(xs: tuple[Array, ...], trees: tuple[dict, ...]) -> tuple[tuple[Array, ...], None]:
-        projected = [project(tree, x, turn, config) for tree, x, turn in zip(trees, xs, rotations, strict=True)]
+        trees = tuple(
+            parallel.gather(tree, path, x.dtype, of_stack=True)
+            for tree, path, x in zip(trees, paths[: len(trees)], xs, strict=True)
+        )
+        projected = [
+            project(tree, x, turn, config, parallel) for tree, x, turn in zip(trees, xs, rotations, strict=True)
+        ]
         seen = {
             count: [jnp.concatenate([each[part] for each in projected[:count]], 2) for part in (1, 2)]
             for count in set(sees)
         }
         mixed = [attend(p, q, *seen[count]) for p, (q, _, _), count in zip(plans, projected, sees, strict=True)]
-        return tuple(finish(tree, x, m, config) for tree, x, m in zip(trees, xs, mixed, strict=True)), None
+        return tuple(finish(tree, x, m, config, parallel) for tree, x, m in zip(trees, xs, mixed, strict=True)), None
 
     xs = tuple(stream.x for stream in streams)
     layers = tuple(layers for layers, _ in towers)
@@ -113,7 +127,7 @@ def forward(
         for trees in zip(*layers, strict=True):
             xs, _ = layer(xs, trees)
         return xs
-    return jax.lax.scan(layer, xs, layers)[0]
+    return jax.lax.scan(parallel.rematerialised(layer), xs, layers)[0]
 
 
 def forward_cached(
@@ -139,11 +153,11 @@ def forward_cached(
 
 
 def project(
-    layer: dict, x: Float[Array, "B T D"], rotary: Rotary, config: LLMConfig
+    layer: dict, x: Float[Array, "B T D"], rotary: Rotary, config: LLMConfig, parallel: Parallel = ALONE
 ) -> tuple[Float[Array, "B N T H"], Float[Array, "B K T H"], Float[Array, "B K T H"]]:
     """Rotated queries and keys, and values, of one layer."""
     p = layer["attn"]
-    h = rms_norm(layer["attn_norm"], x, config.norm_eps)
+    h = parallel.split(rms_norm(layer["attn_norm"], x, config.norm_eps))
     q, k, v = (linear(p[name], h).reshape(*h.shape[:2], -1, config.head_dim) for name in "qkv")
     if config.qk_norm:
         q, k = rms_norm(p["q_norm"], q, config.norm_eps), rms_norm(p["k_norm"], k, config.norm_eps)
@@ -152,16 +166,23 @@ def project(
 
 
 def finish(
-    layer: dict, x: Float[Array, "B T D"], mixed: Float[Array, "B N T H"], config: LLMConfig
+    layer: dict, x: Float[Array, "B T D"], mixed: Float[Array, "B N T H"], config: LLMConfig, parallel: Parallel = ALONE
 ) -> Float[Array, "B T D"]:
     """The rest of a Llama layer after attention: output projection, then the feed-forward layer, both residual."""
-    x = x + linear(layer["attn"]["o"], jnp.moveaxis(mixed, 1, 2).reshape(*x.shape[:2], -1))
-    return x + feed_forward(layer["ffn"], rms_norm(layer["ffn_norm"], x, config.norm_eps))
+    x = x + _summed(layer["attn"]["o"], jnp.moveaxis(mixed, 1, 2).reshape(*x.shape[:2], -1), parallel)
+    return x + feed_forward(layer["ffn"], rms_norm(layer["ffn_norm"], x, config.norm_eps), parallel)
 
 
-def feed_forward(p: dict, h: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+def feed_forward(p: dict, h: Float[Array, "B T D"], parallel: Parallel = ALONE) -> Float[Array, "B T D"]:
     """SwiGLU of normalised activations."""
-    return linear(p["down"], jax.nn.silu(linear(p["gate"], h)) * linear(p["up"], h))
+    h = parallel.split(h)
+    return _summed(p["down"], jax.nn.silu(linear(p["gate"], h)) * linear(p["up"], h), parallel)
+
+
+def _summed(p: dict, x: Float[Array, "B T I"], parallel: Parallel) -> Float[Array, "B T O"]:
+    """A linear layer whose inputs lie on several devices; the bias is added once."""
+    y = parallel.reduce(dot(x, p["weight"]))
+    return y + p["bias"].astype(x.dtype) if "bias" in p else y
 
 
 def unstack(layers: dict[str, Any]) -> tuple[dict[str, Any], ...]:

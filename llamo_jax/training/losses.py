@@ -1,16 +1,19 @@
 """Training losses, each a pure function of (parameters, batch, key) that returns the loss and the figures to log."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from llamo_jax.batch import Batch
 from llamo_jax.config import Config, LlamoConfig, MotionVAEConfig
 from llamo_jax.models import flow, llamo, motion_vae
+from llamo_jax.models.parallel import ALONE, ROWS, Parallel
 from llamo_jax.motion.representation import (
     FEATURE_LIMIT,
     FPS,
@@ -22,6 +25,7 @@ from llamo_jax.motion.representation import (
 )
 from llamo_jax.motion.skeleton import FEET
 from llamo_jax.motion.statistics import Statistics
+from llamo_jax.trees import flatten, unflatten
 
 Metrics = dict[str, Array]
 
@@ -62,67 +66,118 @@ class VAELossConfig(Config):
 
 
 def llamo_loss(
-    params: dict[str, Any], config: LlamoConfig, loss: LlamoLossConfig, batches: dict[str, Batch], key: Array
+    params: dict[str, Any],
+    config: LlamoConfig,
+    loss: LlamoLossConfig,
+    batches: dict[str, Batch],
+    key: Array,
+    *,
+    parallel: Parallel = ALONE,
 ) -> tuple[Array, Metrics]:
     """The joint loss over one batch of each task.
 
-    Every term is a mean over the tokens that it concerns, in the whole batch.
+    Every term is a mean over the tokens that it concerns, in the whole batch on all devices.
 
     Args:
       params: the whole tree.
       config: the model's.
       loss: weights of the terms.
       batches: task -> batch, of the tasks in `TASK_LOSSES`.
-      key: of the noise.
+      key: of the noise, which does not depend on the mesh.
+      parallel: the devices that share the work.
 
     Raises:
       ValueError: there is no loss for one of the tasks.
     """
     if unknown := set(batches) - set(TASK_LOSSES):
         raise ValueError(f"no loss for the tasks {sorted(unknown)}; expected among {list(TASK_LOSSES)}")
-    total, metrics = jnp.float32(0.0), {}
-    for task, loss_of in TASK_LOSSES.items():
-        if task in batches:
-            term, figures = loss_of(params, config, loss, batches[task], key)
+    # In one order, whatever the batch's: sums in another order round otherwise.
+    batches = {task: batches[task] for task in TASK_LOSSES if task in batches}
+    noise = {task: TASK_LOSSES[task].draw(loss, batch, key) for task, batch in batches.items()}
+
+    def on_each(params: dict[str, Any], batches: dict[str, Batch], noise: dict[str, Any]) -> tuple[Array, Metrics]:
+        params = parallel.entered(params)
+        total, metrics = jnp.float32(0.0), {}
+        for task, batch in batches.items():
+            term, figures = TASK_LOSSES[task].loss(params, config, loss, batch, noise[task], parallel)
             total += term
             metrics |= {f"{task}_{name}": value for name, value in figures.items()}
-    return total, {"loss": total} | metrics
+        return total, {"loss": total} | metrics
+
+    if parallel.mesh is None:
+        return on_each(params, batches, noise)
+    rows = PartitionSpec(ROWS)
+    placed = unflatten({path: parallel.specs[path] for path in flatten(params)})
+    draws = jax.tree.map(lambda leaf: PartitionSpec(None, ROWS), noise)
+    mapped = jax.shard_map(on_each, mesh=parallel.mesh, in_specs=(placed, rows, draws), out_specs=PartitionSpec())
+    return mapped(params, batches, noise)
+
+
+class Noise(NamedTuple):
+    """What a batch of text-to-motion draws; a first axis of 1, then rows."""
+
+    history: Float[Array, "1 B T Z"]
+    times: Float[Array, "k B T"]
+    start: Float[Array, "k B T Z"]
+
+
+def _generation_noise(loss: LlamoLossConfig, batch: Batch, key: Array) -> Noise:
+    history_key, time_key, noise_key = jax.random.split(key, 3)
+    shape = batch.motion.latents.shape
+    return Noise(
+        jax.random.normal(history_key, shape)[None],
+        jax.random.normal(time_key, (loss.timesteps_per_latent, *shape[:2])),
+        jax.random.normal(noise_key, (loss.timesteps_per_latent, *shape)),
+    )
 
 
 def _generation_loss(
-    params: dict, config: LlamoConfig, loss: LlamoLossConfig, batch: Batch, key: Array
+    params: dict, config: LlamoConfig, loss: LlamoLossConfig, batch: Batch, noise: Noise, parallel: Parallel
 ) -> tuple[Array, Metrics]:
-    history_key, time_key, noise_key = jax.random.split(key, 3)
-    motion, head = batch.motion, params["flow_head"]
+    motion = batch.motion
     latents = motion.latents
-    inputs = latents + loss.history_noise * jax.random.normal(history_key, latents.shape)
+    inputs = latents + loss.history_noise * noise.history[0]
     # Text comes first, so nothing that trains lies behind it.
-    _, h = llamo.hidden(params, config, batch, latents=inputs, text_first=True)
-    times = jax.random.normal(time_key, (loss.timesteps_per_latent, *latents.shape[:2]))
-    t = jax.nn.sigmoid(loss.timestep_mean + times)
-    noise = jax.random.normal(noise_key, (loss.timesteps_per_latent, *latents.shape))
-    x_t = (1 - t)[..., None] * noise + t[..., None] * latents
+    _, h = llamo.hidden(params, config, batch, latents=inputs, text_first=True, parallel=parallel)
+    heads = {name: parallel.gather(params[name], name, h.dtype) for name in ("flow_head", "exit_head")}
+    head = heads["flow_head"]
+    t = jax.nn.sigmoid(loss.timestep_mean + noise.times)
+    x_t = (1 - t)[..., None] * noise.start + t[..., None] * latents
     predicted = flow.velocity(head, x_t, flow.modulations(head, h, flow.embed_time(head, t)))
-    error = jnp.square(predicted - (latents - noise)).mean((0, 3))
-    ends = optax.sigmoid_binary_cross_entropy(llamo.exit_head(params, h), motion.exit_targets)
-    figures = {"flow": _mean(error, motion.flow_mask), "exit": _mean(ends, motion.exit_mask)}
+    error = jnp.square(predicted - (latents - noise.start)).mean((0, 3))
+    ends = optax.sigmoid_binary_cross_entropy(llamo.exit_head(heads, h), motion.exit_targets)
+    figures = {"flow": parallel.mean(error, motion.flow_mask), "exit": parallel.mean(ends, motion.exit_mask)}
     return figures["flow"] + loss.exit_weight * figures["exit"], figures
 
 
+def _no_noise(loss: LlamoLossConfig, batch: Batch, key: Array) -> None:
+    del loss, batch, key
+
+
 def _next_token_loss(
-    params: dict, config: LlamoConfig, loss: LlamoLossConfig, batch: Batch, key: Array
+    params: dict, config: LlamoConfig, loss: LlamoLossConfig, batch: Batch, noise: None, parallel: Parallel
 ) -> tuple[Array, Metrics]:
-    del key  # nothing is drawn
-    h, _ = llamo.hidden(params, config, batch)
-    logits = llamo.lm_head(params["text"], h)
-    targets, mask = batch.text.targets, batch.text.loss_mask
-    nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    figures = {"loss": _mean(nll, mask), "accuracy": _mean(logits.argmax(-1) == targets, mask)}
+    del noise
+    h, _ = llamo.hidden(params, config, batch, parallel=parallel)
+    nll, right = llamo.next_token(params["text"], h, batch.text.targets, parallel=parallel)
+    mask = batch.text.loss_mask
+    figures = {"loss": parallel.mean(nll, mask), "accuracy": parallel.mean(right, mask)}
     return loss.text_weight * figures["loss"], figures
 
 
-TASK_LOSSES = {"t2m": _generation_loss, "m2t": _next_token_loss, "text": _next_token_loss}
-"""Task -> its weighted loss and figures: flow and exit of generated motion, captions, and plain language modelling."""
+class TaskLoss(NamedTuple):
+    """What a task draws for a batch, and its weighted loss and figures."""
+
+    draw: Callable[[LlamoLossConfig, Batch, Array], Any]
+    loss: Callable[..., tuple[Array, Metrics]]
+
+
+TASK_LOSSES = {
+    "t2m": TaskLoss(_generation_noise, _generation_loss),
+    "m2t": TaskLoss(_no_noise, _next_token_loss),
+    "text": TaskLoss(_no_noise, _next_token_loss),
+}
+"""Task -> its loss: flow and exit of generated motion, captions, and plain language modelling."""
 
 
 def vae_loss(

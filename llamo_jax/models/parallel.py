@@ -1,0 +1,140 @@
+"""What the devices of a mesh exchange while a model runs: every collective of the model is here.
+
+Inside `jax.shard_map` each device holds its part of the parameters and its rows of the batch. *fsdp* gathers the
+weights of a layer before they are used, and scatters the sums of their gradients; *tensor* adds up what heads and
+hidden units on several devices give, once after attention and once after the feed-forward layer, each way; *data* adds
+up gradients once a step. Outside of a mesh (`ALONE`) all of this is nothing.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from llamo_jax.config import LLMConfig
+from llamo_jax.errors import InputError
+from llamo_jax.trees import flatten, unflatten
+
+ROWS = ("data", "fsdp")
+"""The mesh axes that rows of a batch are split over."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parallel:
+    """The devices that one model runs on.
+
+    Attributes:
+      mesh: None for a single device.
+      specs: path of a parameter -> how it is split.
+      recompute: whether a layer's activations are computed again in the backward pass, and only its input is kept.
+    """
+
+    mesh: Mesh | None = None
+    specs: Mapping[str, PartitionSpec] = dataclasses.field(default_factory=dict)
+    recompute: bool = False
+
+    @classmethod
+    def of(cls, shardings: Mapping[str, NamedSharding], mesh: Mesh, config: LLMConfig) -> "Parallel":
+        """The devices of a mesh, with parameters that lie so; `ALONE` for a mesh of one device.
+
+        Raises:
+          InputError: the tensor axis would cut a head in two.
+        """
+        tensor = mesh.shape["tensor"]
+        if config.num_kv_heads % tensor or config.num_heads % tensor:
+            shared = math.gcd(config.num_heads, config.num_kv_heads)
+            choices = [n for n in range(1, shared + 1) if shared % n == 0]
+            raise InputError(
+                f"{config.num_heads} heads and {config.num_kv_heads} key-value heads cannot be split over mesh axis "
+                f'"tensor" of size {tensor}; choose a tensor size of {", ".join(map(str, choices))}'
+            )
+        return cls(mesh, {path: where.spec for path, where in shardings.items()}) if mesh.size > 1 else ALONE
+
+    def entered(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Parameters as they are used in the map: gradients of what all rows share are added up once, at the end."""
+        if self.mesh is None:
+            return params
+        flat = flatten(params)
+        for path, leaf in flat.items():
+            shared = tuple(axis for axis in ROWS if axis not in self.specs[path])
+            flat[path] = jax.lax.pcast(leaf, shared, to="varying") if shared else leaf
+        return unflatten(flat)
+
+    def gather(self, tree: Any, path: str, dtype: jnp.dtype, *, of_stack: bool = False) -> Any:
+        """Whole weights over fsdp, in the type that is computed in; their parts over tensor stay apart.
+
+        Args:
+          tree: a sub-tree or a leaf of the parameters.
+          path: of it.
+          dtype: what is gathered, so that no byte too many crosses.
+          of_stack: these are of one layer of stacked ones.
+        """
+        if self.mesh is None:
+            return tree
+
+        def whole(leaf: Array, spec: PartitionSpec) -> Array:
+            entries = tuple(spec)[1:] if of_stack else tuple(spec)
+            if "fsdp" not in entries:
+                return leaf
+            return jax.lax.all_gather(leaf.astype(dtype), "fsdp", axis=entries.index("fsdp"), tiled=True)
+
+        if not isinstance(tree, dict | list):
+            return whole(tree, self.specs[path])
+        return unflatten({name: whole(leaf, self.specs[f"{path}/{name}"]) for name, leaf in flatten(tree).items()})
+
+    def rematerialised(self, layer: Callable) -> Callable:
+        """A layer whose gathered weights, and, with `recompute`, whose activations are not kept for the backward
+        pass."""
+        if self.recompute:
+            return jax.checkpoint(layer, policy=jax.checkpoint_policies.nothing_saveable)
+        return layer if self.mesh is None else jax.checkpoint(layer, policy=_all_but_gathered)
+
+    def split(self, x: Array) -> Array:
+        """What every device of the tensor axis is about to use in its own part of heads or hidden units."""
+        return x if self.mesh is None else jax.lax.pcast(x, ("tensor",), to="varying")
+
+    def reduce(self, x: Array) -> Array:
+        """The sum over the tensor axis of what its devices made of their parts."""
+        return x if self.mesh is None else jax.lax.psum(x, "tensor")
+
+    def largest(self, x: Array) -> Array:
+        """The largest over the tensor axis."""
+        return x if self.mesh is None else jax.lax.pmax(x, "tensor")
+
+    def mean(self, values: Float[Array, "..."], mask: Float[Array, "..."]) -> Array:
+        """The mean of masked values over the rows of all devices."""
+        sums = jnp.stack([(values * mask).sum(), mask.sum()])
+        total, count = sums if self.mesh is None else jax.lax.psum(sums, ROWS)
+        return total / jnp.maximum(count, 1)
+
+    def embed(self, table: Float[Array, "V D"], tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Rows of a table that is split by rows over tensor and by columns over fsdp, and stays where it is.
+
+        Every device looks up its columns for the tokens of all devices of its fsdp axis; then each gets the columns of
+        its own tokens.
+        """
+        if self.mesh is None:
+            return table[tokens]
+        ids = jax.lax.all_gather(tokens, "fsdp", axis=0, tiled=True) - jax.lax.axis_index("tensor") * len(table)
+        here = (ids >= 0) & (ids < len(table))
+        columns = jnp.where(here[..., None], table[jnp.clip(ids, 0, len(table) - 1)], 0)
+        return self.reduce(jax.lax.all_to_all(columns, "fsdp", split_axis=0, concat_axis=2, tiled=True))
+
+    def first_row(self, rows: int) -> int | Array:
+        """Number of the first row of a table that is split over tensor, where this device has `rows` of them."""
+        return 0 if self.mesh is None else jax.lax.axis_index("tensor") * rows
+
+
+def _all_but_gathered(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
+    """What may be kept for the backward pass: all but weights that were gathered, which are gathered again."""
+    del arguments, parameters
+    return primitive.name not in ("all_gather", "all_gather_invariant")
+
+
+ALONE = Parallel()
+"""One device."""
