@@ -11,6 +11,7 @@ from llamo_jax.commands import Reporting
 from llamo_jax.errors import InputError
 from llamo_jax.models import llamo
 from llamo_jax.models.declaration import abstract, axes_of
+from llamo_jax.models.parallel import require_heads
 from llamo_jax.presets import LLMS, llamo_config
 from llamo_jax.sharding import MESH_AXES, mesh_shape, spec
 from llamo_jax.trees import flatten
@@ -26,6 +27,7 @@ def rows_of(preset: str, shape: tuple[int, int, int]) -> list[dict[str, Any]]:
     if preset not in LLMS:
         raise InputError(f'preset "{preset}" does not exist; expected one of {", ".join(LLMS)}')
     config, mesh = llamo_config(LLMS[preset]), AbstractMesh(shape, MESH_AXES)
+    require_heads(config.text, shape[2])
     axes = axes_of(llamo.Model, config)
     rows = []
     for path, leaf in flatten(abstract(llamo.Model, config)).items():

@@ -24,6 +24,17 @@ ROWS = ("data", "fsdp")
 """The mesh axes that rows of a batch are split over."""
 
 
+def require_heads(config: LLMConfig, tensor: int) -> None:
+    """Raises InputError where a tensor axis of this size would cut a head in two."""
+    shared = math.gcd(config.num_heads, config.num_kv_heads)
+    if shared % tensor:
+        choices = [n for n in range(1, shared + 1) if shared % n == 0]
+        raise InputError(
+            f"{config.num_heads} heads and {config.num_kv_heads} key-value heads cannot be split over mesh axis "
+            f'"tensor" of size {tensor}; choose a tensor size of {", ".join(map(str, choices))}'
+        )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Parallel:
     """The devices that one model runs on.
@@ -45,14 +56,7 @@ class Parallel:
         Raises:
           InputError: the tensor axis would cut a head in two.
         """
-        tensor = mesh.shape["tensor"]
-        if config.num_kv_heads % tensor or config.num_heads % tensor:
-            shared = math.gcd(config.num_heads, config.num_kv_heads)
-            choices = [n for n in range(1, shared + 1) if shared % n == 0]
-            raise InputError(
-                f"{config.num_heads} heads and {config.num_kv_heads} key-value heads cannot be split over mesh axis "
-                f'"tensor" of size {tensor}; choose a tensor size of {", ".join(map(str, choices))}'
-            )
+        require_heads(config, mesh.shape["tensor"])
         return cls(mesh, {path: where.spec for path, where in shardings.items()}) if mesh.size > 1 else ALONE
 
     def entered(self, params: dict[str, Any]) -> dict[str, Any]:

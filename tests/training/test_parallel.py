@@ -161,21 +161,21 @@ def test_fsdp_gathers_weights_scatters_gradients_and_moves_no_activations() -> N
     # Columns of embeddings for rows of other devices: as much as one device's own rows.
     moved = sum(each.bytes for each in found if each.op == "all-to-all")
     assert moved <= 2 * 4 * ROWS // 8 * TEXT * text
-    assert _of(found, "all-reduce", 4) == {} and _of(found, "collective-permute", 0) == {}
+    # Biases that nothing splits, and sums of losses.
+    assert _of(found, "all-reduce") == {} and _of(found, "collective-permute", 0) == {}
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 1), (1, 2, 4)])
-def test_a_head_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]) -> None:
+def test_a_head_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gathered a chunk at a time, forward and again backward."""
     monkeypatch.setattr(llamo, "HEAD_ROWS", 100)  # the fewest equal chunks of at most so many: of 64 rows
+    shape = (1, 2, 4)
     figures, gradients, found = result.__wrapped__("llama", shape)
     expected, expected_gradients, _ = result("llama", (1, 1, 1))
     assert figures == pytest.approx(expected, rel=1e-6)
     off = {path: np.abs(gradients[path] - leaf).max() / np.abs(leaf).max() for path, leaf in expected_gradients.items()}
     assert max(off.values()) < 5e-6
     chunks = 1024 // 64 // shape[2]
-    weights = 3 * 4 * LAYERS if shape[2] == 1 else 0  # q k v o have the same shape where nothing splits them
-    assert _of(found, "all-gather", 128)[64, 64] == 2 * chunks + weights
+    assert _of(found, "all-gather", 128)[64, 64] == 2 * chunks
 
 
 def test_tensor_adds_up_twice_a_layer_each_way() -> None:

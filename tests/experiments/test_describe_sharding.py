@@ -1,0 +1,44 @@
+"""What the commands on meshes say, and what they refuse."""
+
+import math
+
+import pytest
+
+from experiments.aot_compile import _rows
+from experiments.describe_sharding import DescribeSharding, rows_of
+from llamo_jax.errors import InputError
+from llamo_jax.models import llamo
+from llamo_jax.models.declaration import abstract, count
+from llamo_jax.presets import LLMS, llamo_config
+
+
+def test_every_parameter_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = rows_of("llama-3.1-8b", (1, 1, 1))
+    assert sum(math.prod(row["shape"]) for row in rows) == count(
+        abstract(llamo.Model, llamo_config(LLMS["llama-3.1-8b"]))
+    )
+    alone, split = (sum(row["bytes"] for row in rows_of("llama-3.1-8b", shape)) for shape in ((1, 1, 1), (2, 16, 4)))
+    assert 1 <= split / (alone / 64) < 1.02  # data splits no parameters
+    DescribeSharding(preset="llama-3.1-8b", mesh="2,16,4").run()
+    out = capsys.readouterr().out
+    assert "(-, tensor, fsdp)" in out and "128 devices, " in out
+
+
+@pytest.mark.parametrize(
+    ("preset", "shape", "message"),
+    [
+        ("llama-3.1-8b", (1, 4, 16), r"8 key-value heads cannot be split .* choose a tensor size of 1, 2, 4, 8$"),
+        ("llama-3.1-8b", (1, 48, 1), r'of size 4096 cannot be split over mesh axis "fsdp" of size 48'),
+        ("llama-9b", (1, 1, 1), r'preset "llama-9b" does not exist'),
+    ],
+)
+def test_meshes_that_cannot_be(preset: str, shape: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        rows_of(preset, shape)
+
+
+def test_rows_of_tasks_divide_over_the_devices() -> None:
+    assert _rows({"t2m": 0.8, "m2t": 0.2}, 256, 64) == {"t2m": 192, "m2t": 64}
+    assert _rows({"t2m": 1.0}, 128, 64) == {"t2m": 128}
+    with pytest.raises(InputError, match="--rows 100; expected a multiple of 64"):
+        _rows({"t2m": 0.8, "m2t": 0.2}, 100, 64)
