@@ -26,6 +26,7 @@ from llamo_jax.models import llamo
 from llamo_jax.models.declaration import abstract as declared_abstract
 from llamo_jax.models.declaration import init
 from llamo_jax.models.declaration import shardings as declared_shardings
+from llamo_jax.models.parallel import Parallel
 from llamo_jax.training import bits
 from llamo_jax.training.loop import Record, RunConfig, _agreed, train
 from llamo_jax.training.losses import LlamoLossConfig, llamo_loss
@@ -109,7 +110,12 @@ def run_steps(mesh: jax.sharding.Mesh, params: tuple, steps: int = 3) -> tuple[d
     run = RunConfig("test", 10, OPTIM, MOTION)
     state = TrainState.init(trainable, OPTIM, run.trains, mesh, placed)
     frozen = {path: jax.device_put(leaf, placed[path]) for path, leaf in frozen.items()}
-    step = compile_step(make_step(loss, OPTIM, run.trains, placed, seed=0), state, frozen, batch(0), mesh)
+    parallel = Parallel.of(placed, mesh, CONFIG.text)
+
+    def loss_on(tree: dict, batch: dict[str, Batch], key: jax.Array) -> tuple:
+        return llamo_loss(tree, CONFIG, LlamoLossConfig(), batch, key, parallel=parallel)
+
+    step = compile_step(make_step(loss_on, OPTIM, run.trains, placed, seed=0), state, frozen, batch(0), mesh)
     everywhere = sharding.replicated(mesh)
     losses = []
     for index in range(steps):
