@@ -460,7 +460,7 @@ def world_up(
         if lies and not floors[best].stood_on:
             raise InputError(f"{two} with {lies[0]} up; say which axis is up with --up")
         stays = np.linalg.norm(np.ptp(positions[:, joints["pelvis"]], axis=0)) < _THIN * size
-        if stays and any(floors[axis].flat < _THIN for axis in lies):
+        if stays and len(positions) >= _TELLING and any(floors[axis].flat < _THIN for axis in lies):
             notes.append(f"is taken to stand with {best} up; if it lies, and {lies[0]} is up, say so with --up")
         return best
     if upright[rest_up] >= upright[best] / 4:
@@ -486,6 +486,8 @@ def world_up(
     return best
 
 
+_TELLING = 12
+"""Frames; of fewer, every body that stands still seems to lie along some axis."""
 _THIN = 0.25
 """Of its size, how high a body is that lies straight. Who stands still is so thin from front to back."""
 
