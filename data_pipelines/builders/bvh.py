@@ -21,8 +21,8 @@ from data_pipelines.builders.takes import CaptionedWindow, Take, split_by_hash
 from data_pipelines.filters import Rejected, Rejections
 from llamo_jax.errors import InputError
 from llamo_jax.files import find_files, read_json, read_text
+from llamo_jax.motion.axes import Axis
 from llamo_jax.motion.read import ReadOptions, settle
-from llamo_jax.motion.retarget import Axis
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from data_pipelines.builders.bvh import Bvh, sentences
 from data_pipelines.builders.takes import CaptionedWindow
 from llamo_jax.errors import InputError
-from llamo_jax.motion.retarget import Axis
+from llamo_jax.motion.axes import Axis
 
 _CAPTION_FPS = 20  # HumanML3D counts frames at this rate
 

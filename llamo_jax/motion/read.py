@@ -16,20 +16,13 @@ from llamo_jax.errors import InputError
 from llamo_jax.files import read_arrays
 from llamo_jax.motion import amass, humanml3d, inverse, representation
 from llamo_jax.motion import rotations as rot
+from llamo_jax.motion.axes import Axis, to_y_up, world_up
 from llamo_jax.motion.bvh import Bvh, read_bvh
 from llamo_jax.motion.formats import READABLE, require_suffix
 from llamo_jax.motion.joints import find_joints, read_map, words_of
 from llamo_jax.motion.plausibility import size_fault
 from llamo_jax.motion.representation import FEATURES, FPS
-from llamo_jax.motion.retarget import (
-    Axis,
-    possible_units,
-    skeleton_height,
-    to_smpl22,
-    to_y_up,
-    unit_of,
-    world_up,
-)
+from llamo_jax.motion.retarget import possible_units, skeleton_height, to_smpl22, unit_of
 from llamo_jax.motion.skeleton import DEFAULT_OFFSETS, JOINT_INDEX, NUM_JOINTS, forward_kinematics
 
 Arrays = Literal["features", "humanml3d", "joints", "smpl85"]

@@ -7,8 +7,8 @@ import numpy as np
 
 from llamo_jax.motion import MotionClip
 from llamo_jax.motion import rotations as rot
+from llamo_jax.motion.axes import to_y_up
 from llamo_jax.motion.bvh import Bvh
-from llamo_jax.motion.retarget import to_y_up
 from llamo_jax.motion.skeleton import JOINT_INDEX, JOINT_NAMES, PARENTS, pose
 
 PARTS = ("pelvis", "spine1", "spine2", "spine3", "neck", "head", "hip", "knee", "ankle", "foot", "collar", "shoulder",
