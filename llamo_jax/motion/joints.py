@@ -251,13 +251,10 @@ def _by_names(names: tuple[str, ...], tree: _Tree) -> dict[str, int]:
             if index is not None:
                 found[f"{side}_{joint}"] = index
     for joint, words in MIDDLE_NAMES.items():
-        ranks = {word: rank for rank, word in enumerate(words)}
-        for index in sorted(
-            (index for index, told in enumerate(named) if told and told[0] == "" and told[1] in ranks),
-            key=lambda index: ranks[named[index][1]],  # type: ignore[index]
-        ):
-            found.setdefault(joint, index)
-            break
+        told = [(words.index(each[1]), index) for index, each in enumerate(named)
+                if each and each[0] == "" and each[1] in words]  # fmt: skip
+        if told:
+            found[joint] = min(told)[1]
     return found
 
 
@@ -485,10 +482,10 @@ def _middle(
             found["neck"] = between[-1]
     if "head" not in found:
         below = [child for child in tree.children[found["neck"]] if not tree.ends[child]]
-        end = tree.end(found["neck"])
-        if len(below) != 1 and end is None:
+        head = below[0] if len(below) == 1 else tree.end(found["neck"])
+        if head is None:
             raise InputError(f"{where}: no joint and no end site found for head; name it with --skeleton")
-        found["head"] = below[0] if len(below) == 1 else end  # type: ignore[assignment]
+        found["head"] = head
     top = tree.parents[found["neck"] if "neck" in found else found["head"]]
     chain = [joint for joint in tree.path(top) if tree.above(pelvis, joint)] if top >= 0 else []
     if not chain:
