@@ -28,7 +28,8 @@ from llamo_jax.models.parallel import Parallel
 from llamo_jax.presets import LLMS, llamo_config
 from llamo_jax.training.collectives import collectives_of, table
 from llamo_jax.training.flops import step_flops
-from llamo_jax.training.losses import LlamoLossConfig, llamo_loss
+from llamo_jax.training.gradients import of_sum
+from llamo_jax.training.losses import LlamoLoss, LlamoLossConfig
 from llamo_jax.training.optim import OptimConfig
 from llamo_jax.training.step import TrainState, compile_step, make_step
 from llamo_jax.trees import flatten
@@ -91,16 +92,14 @@ def compiled_step(
     def trained(path: str) -> bool:
         return path.startswith(trains)
 
-    def loss(tree: dict, batch: dict[str, Batch], key: jax.Array) -> tuple:
-        return llamo_loss(tree, config, LlamoLossConfig(), batch, key, parallel=parallel)
-
     state = TrainState.abstract(trainable, optim, trained, mesh, placed)
     batches = {
         task: abstract_batch(count, text_len=text_len, motion_len=motion_len, channels=config.latent_channels)
         for task, count in rows.items()
         if count
     }
-    return compile_step(make_step(loss, optim, trained, placed, seed=0), state, frozen, batches, mesh)
+    gradients = of_sum(LlamoLoss(config, LlamoLossConfig()), parallel)
+    return compile_step(make_step(gradients, optim, trained, placed, seed=0), state, frozen, batches, mesh)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -31,9 +31,9 @@ from llamo_jax.storage.hub import Source
 from llamo_jax.storage.huggingface import load_llm, load_tokenizer, resolve_llm, save_llm
 from llamo_jax.tokenizer import Tokenizer, train_tokenizer
 from llamo_jax.training.bits import fingerprint
-from llamo_jax.training.checkpoint import DataIterator
-from llamo_jax.training.loop import Record, RunConfig, train
-from llamo_jax.training.losses import llamo_loss
+from llamo_jax.training.gradients import of_sum
+from llamo_jax.training.loop import DataIterator, Record, RunConfig, train
+from llamo_jax.training.losses import LlamoLoss
 from llamo_jax.training.metrics import MetricsLog
 from llamo_jax.training.optim import FlatParams
 from llamo_jax.trees import flatten, unflatten
@@ -176,7 +176,7 @@ def _run_stage(
     with MetricsLog(out) as log:
         return train(
             run,
-            lambda tree, batch, key: llamo_loss(tree, config, recipe.loss, batch, key, parallel=parallel),
+            of_sum(LlamoLoss(config, recipe.loss), parallel),
             params,
             frozen,
             data,

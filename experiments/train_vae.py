@@ -22,6 +22,7 @@ from llamo_jax.models.motion_vae import MotionVAE
 from llamo_jax.motion.statistics import Statistics
 from llamo_jax.storage.bundle import read_codec, require_replaceable, write_codec
 from llamo_jax.training.bits import fingerprint
+from llamo_jax.training.gradients import of_whole
 from llamo_jax.training.loop import Record, train
 from llamo_jax.training.losses import vae_loss
 from llamo_jax.training.metrics import MetricsLog
@@ -58,7 +59,9 @@ def train_vae(
     with MetricsLog(out) as log:
         params = train(
             dataclasses.replace(recipe.run, seed=seed),
-            lambda tree, batch, key: vae_loss(tree, recipe.model, recipe.loss, batch, key, statistics=statistics),
+            of_whole(
+                lambda tree, batch, key: vae_loss(tree, recipe.model, recipe.loss, batch, key, statistics=statistics)
+            ),
             flatten(init(MotionVAE, recipe.model, jax.random.key(seed), placed)),
             {},
             iter(batches),

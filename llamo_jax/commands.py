@@ -63,7 +63,7 @@ def read(command: Any, prog: str, arguments: list[str] | None = None, descriptio
 
 def run(command: Command) -> None:
     """Runs a command. A user's mistake becomes one line on standard error and exit code 2, or its traceback; being
-    stopped by a signal one line, and 128 and its number; a warning of a motion one line."""
+    stopped by a signal one line, and 128 and its number, or `RESUMABLE`; a warning of a motion one line."""
     for stream in (sys.stdout, sys.stderr):
         # A locale without the letters of a caption or a path stops nobody.
         if hasattr(stream, "reconfigure"):
@@ -83,7 +83,7 @@ def run(command: Command) -> None:
             raise
         _leave(f"error: {cannot_write(error.filename or 'output', error.strerror)}", 2)
     except Stopped as stopped:
-        _leave(str(stopped), 128 + stopped.number)
+        _leave(str(stopped), stopped.code)
 
 
 _default_showwarning = warnings.showwarning
@@ -106,11 +106,17 @@ class Stopped(KeyboardInterrupt):
 
     Attributes:
       number: of the signal.
+      code: that the command exits with: 128 and the number, or `RESUMABLE`.
     """
 
-    def __init__(self, number: int, where: str = ""):
+    def __init__(self, number: int, where: str = "", *, code: int | None = None):
         super().__init__(f"stopped by {signal.Signals(number).name}{where}")
         self.number = number
+        self.code = 128 + number if code is None else code
+
+
+RESUMABLE = 75
+"""Exit code of a run that was asked to end and has saved where it is: the same command goes on (EX_TEMPFAIL)."""
 
 
 # Windows has no SIGHUP.

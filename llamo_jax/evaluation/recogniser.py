@@ -20,6 +20,7 @@ from llamo_jax.errors import InputError
 from llamo_jax.models.declaration import Linear, init, shardings
 from llamo_jax.models.layers import linear
 from llamo_jax.motion.representation import FEATURES, POSITIONS, ROOT_VELOCITY, turn
+from llamo_jax.training.gradients import of_whole
 from llamo_jax.training.loop import RunConfig, train
 from llamo_jax.training.optim import OptimConfig
 from llamo_jax.trees import flatten, unflatten
@@ -125,7 +126,7 @@ class Recogniser:
         mesh = sharding.data_mesh(1)
         params = train(
             RunConfig("recogniser", steps, OPTIM, time_limit=seconds, seed=seed, log_every=20),
-            _loss,
+            of_whole(_loss),
             flatten(init(Network, shape, jax.random.key(seed))),
             {},
             _batches(clips, targets, mean, std, np.random.default_rng(seed)),

@@ -20,6 +20,9 @@ from llamo_jax.config import LLMConfig
 from llamo_jax.errors import InputError
 from llamo_jax.trees import flatten, unflatten
 
+FlatParams = dict[str, Array]
+"""Path -> array."""
+
 ROWS = ("data", "fsdp")
 """The mesh axes that rows of a batch are split over."""
 
@@ -59,15 +62,30 @@ class Parallel:
         require_heads(config, mesh.shape["tensor"])
         return cls(mesh, {path: where.spec for path, where in shardings.items()}) if mesh.size > 1 else ALONE
 
-    def entered(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Parameters as they are used in the map: gradients of what all rows share are added up once, at the end."""
+    def entered(self, params: FlatParams) -> FlatParams:
+        """Parameters, by path, as each device uses them: their gradients are of its own rows, until `totals`."""
         if self.mesh is None:
             return params
-        flat = flatten(params)
-        for path, leaf in flat.items():
-            shared = tuple(axis for axis in ROWS if axis not in self.specs[path])
-            flat[path] = jax.lax.pcast(leaf, shared, to="varying") if shared else leaf
-        return unflatten(flat)
+        return {path: self._varying(leaf, self._shared(path)) for path, leaf in params.items()}
+
+    def totals(self, gradients: FlatParams, figures: dict[str, Array]) -> tuple[FlatParams, dict[str, Array]]:
+        """Gradients, by path, and figures, added up over all rows: within a slice first, over data last."""
+        if self.mesh is None:
+            return gradients, figures
+        whole = {path: self._sum(leaf, self._shared(path)) for path, leaf in gradients.items()}
+        return whole, {name: self._sum(value, ROWS) for name, value in figures.items()}
+
+    def _shared(self, path: str) -> tuple[str, ...]:
+        """The axes of rows that a parameter is not split over."""
+        return tuple(axis for axis in ROWS if axis not in self.specs[path])
+
+    @staticmethod
+    def _varying(leaf: Array, axes: tuple[str, ...]) -> Array:
+        return jax.lax.pcast(leaf, axes, to="varying") if axes else leaf
+
+    @staticmethod
+    def _sum(leaf: Array, axes: tuple[str, ...]) -> Array:
+        return jax.lax.psum(leaf, axes) if axes else leaf
 
     def gather(self, tree: Any, path: str, dtype: jnp.dtype, *, of_stack: bool = False) -> Any:
         """Whole weights over fsdp, in the type that is computed in; their parts over tensor stay apart.
@@ -109,12 +127,6 @@ class Parallel:
     def largest(self, x: Array) -> Array:
         """The largest over the tensor axis."""
         return x if self.mesh is None else jax.lax.pmax(x, "tensor")
-
-    def mean(self, values: Float[Array, "..."], mask: Float[Array, "..."]) -> Array:
-        """The mean of masked values over the rows of all devices."""
-        sums = jnp.stack([(values * mask).sum(), mask.sum()])
-        total, count = sums if self.mesh is None else jax.lax.psum(sums, ROWS)
-        return total / jnp.maximum(count, 1)
 
     def embed(self, table: Float[Array, "V D"], tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Rows of a table that is split by rows over tensor and by columns over fsdp, and stays where it is.

@@ -1,53 +1,75 @@
 """Checkpoints of a run: state, data position and config, saved and restored together (Orbax)."""
 
 import contextlib
+import dataclasses
 import logging
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from llamo_jax.errors import InputError
-from llamo_jax.training.step import TrainState
-
-
-class DataIterator(Protocol):
-    """An iterator over batches whose position can be saved (Grain's are)."""
-
-    def __iter__(self) -> Iterator[Any]: ...
-    def __next__(self) -> Any: ...
-    def get_state(self) -> Any: ...
-    def set_state(self, state: Any) -> None: ...
+from llamo_jax.training.step import Guard, TrainState
+from llamo_jax.trees import flatten
 
 
 class Checkpoints:
-    """The checkpoints of one stage, the newest two, in a folder of their own."""
+    """The checkpoints of one stage, in a folder of their own.
 
-    def __init__(self, folder: str | Path):
+    Args:
+      folder: of the stage.
+      keep_last: how many of the newest are kept.
+      keep_best: how many of those with the lowest loss are kept beside them.
+    """
+
+    def __init__(self, folder: str | Path, *, keep_last: int = 2, keep_best: int = 0):
         # Orbax logs every save at INFO, every optional dependency as a warning, and what it raises as an error.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         sys.unraisablehook = _without_closed_loops
+        policies = [preservation.LatestN(keep_last)]
+        if keep_best:
+            policies.append(
+                preservation.BestN(get_metric_fn=lambda figures: figures["loss"], reverse=True, n=keep_best)
+            )
         # What a run that was killed while it saved has left goes.
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=2, create=True, enable_async_checkpointing=True, cleanup_tmp_directories=True
+            preservation_policy=preservation.AnyPreservationPolicy(policies),
+            create=True,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
         )
-        self._folder = Path(folder).absolute()
+        self._folder = epath.Path(folder)
+        self._folder = self._folder if "://" in str(folder) else epath.Path(Path(folder).absolute())
         with self._saving():
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                options=options,
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "data": ocp.JsonCheckpointHandler(),
+                    "config": ocp.JsonCheckpointHandler(),
+                },
+            )
 
     @property
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, data: DataIterator, config: dict[str, Any], seconds: float) -> None:
+    def save(self, state: TrainState, data: Any, config: dict[str, Any], *, seconds: float, loss: float) -> None:
         """Saves in the background; a save in progress is finished first. A step that is saved already is left as it is.
 
-        `seconds` is the time that the stage has trained so far, which counts towards its limit after a resume too.
+        Args:
+          state: of the run, on any mesh.
+          data: position of the data, as JSON.
+          config: what makes the run what it is; `restore` refuses another.
+          seconds: that the stage has trained so far, which count towards its limit after a resume too.
+          loss: by which the best are told.
 
         Raises:
           InputError: this one, or the one in progress, cannot be saved.
@@ -56,37 +78,49 @@ class Checkpoints:
             return
         items = {
             "state": ocp.args.StandardSave(_as_dict(state)),
-            "data": ocp.args.JsonSave({"iterator": data.get_state(), "seconds": seconds}),
+            "data": ocp.args.JsonSave({"iterator": data, "seconds": seconds}),
             "config": ocp.args.JsonSave(config),
         }
         with self._saving():
-            self._manager.save(step, args=ocp.args.Composite(**items))
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics={"loss": loss})
 
-    def restore(self, target: TrainState, data: DataIterator, config: dict[str, Any]) -> tuple[TrainState, float]:
-        """The newest state, on any mesh, and the seconds trained; sets `data` to the position it had.
+    def restore(self, target: TrainState, config: dict[str, Any]) -> "Restored":
+        """What the newest checkpoint holds, on any mesh.
 
         Args:
           target: shapes, types and shardings of the state (`TrainState.abstract`).
-          data: whose position is set.
           config: what was saved with the state must be equal.
 
         Raises:
-          InputError: the checkpoint belongs to another config, or is damaged.
+          InputError: the checkpoint belongs to another config, is of other shapes, or is damaged.
         """
         saved = self._read(config=ocp.args.JsonRestore())["config"]
-        if saved != config:
-            different = sorted(key for key in saved.keys() | config.keys() if saved.get(key) != config.get(key))
-            raise InputError(
-                f"{self._folder}: holds a run with other settings ({', '.join(different)} differ); "
-                "resume it with its own settings, or train into another folder"
-            )
+        require_same(saved, config, str(self._folder))
+        self._require_shapes(target)
         restored = self._read(state=ocp.args.StandardRestore(_as_dict(target)), data=ocp.args.JsonRestore())
-        data.set_state(restored["data"]["iterator"])
         state = restored["state"]
         structure = jax.tree.structure(target.opt_state)
         leaves = [state["opt_state"][str(index)] for index in range(structure.num_leaves)]
         opt_state = jax.tree.unflatten(structure, leaves)
-        return TrainState(state["step"], state["params"], opt_state), restored["data"]["seconds"]
+        state = TrainState(state["step"], state["params"], opt_state, state.get("ema", {}), Guard(**state["guard"]))
+        return Restored(state, restored["data"]["iterator"], restored["data"]["seconds"])
+
+    def _require_shapes(self, target: TrainState) -> None:
+        """Orbax would cut or fill arrays of another shape without a word."""
+        step = self.latest_step
+        with _told(f"{self._folder / str(step)}: damaged checkpoint", _DAMAGED):
+            found = flatten(self._manager.item_metadata(step)["state"].tree)
+        expected = flatten(_as_dict(target))
+        if missing := sorted(found.keys() ^ expected.keys()):
+            raise InputError(
+                f"{self._folder / str(step)}: holds other arrays ({missing[0]}); train into another folder"
+            )
+        for path, leaf in expected.items():
+            if tuple(found[path].shape) != tuple(leaf.shape):
+                raise InputError(
+                    f"{self._folder / str(step)}: {path} has shape {tuple(found[path].shape)}, the model "
+                    f"{tuple(leaf.shape)}; resume it with its own LLM and sizes, or train into another folder"
+                )
 
     def close(self) -> None:
         """Waits for a save in progress. Raises InputError where that fails."""
@@ -96,8 +130,7 @@ class Checkpoints:
     def _read(self, **items: Any) -> Any:
         """Items of the newest checkpoint."""
         step = self.latest_step
-        advice = "move this folder away: the run then goes on from the one before it, or anew where there is none"
-        with _told(f"{self._folder / str(step)}: damaged checkpoint", advice):
+        with _told(f"{self._folder / str(step)}: damaged checkpoint", _DAMAGED):
             return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     @contextlib.contextmanager
@@ -108,8 +141,47 @@ class Checkpoints:
                 yield
         except InputError:
             for half in self._folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(half, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    half.rmtree()
             raise
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held: the state, the position of the data, and the seconds trained."""
+
+    state: TrainState
+    data: Any
+    seconds: float
+
+
+_DAMAGED = "move this folder away: the run then goes on from the one before it, or anew where there is none"
+
+
+def require_same(saved: dict[str, Any], config: dict[str, Any], where: str) -> None:
+    """Raises InputError with what differs where a run is to be continued with other settings."""
+    old, new = _flat(saved), _flat(config)
+    different = [name for name in sorted(old.keys() | new.keys()) if old.get(name, _ABSENT) != new.get(name, _ABSENT)]
+    if different:
+        shown = [f"{name}: {old.get(name, _ABSENT)} -> {new.get(name, _ABSENT)}" for name in different[:6]]
+        more = f", and {len(different) - 6} more" if len(different) > 6 else ""
+        raise InputError(
+            f"{where}: holds a run with other settings ({'; '.join(shown)}{more}); "
+            "resume it with its own settings, or train into another folder"
+        )
+
+
+_ABSENT = "not there"
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """{"stage2": {"rows": {"t2m": 4}}} -> {"stage2.rows.t2m": 4}."""
+    if not isinstance(value, dict | list | tuple):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    flat: dict[str, Any] = {}
+    for key, each in items:
+        flat |= _flat(each, f"{name}.{key}" if name else str(key))
+    return flat
 
 
 @contextlib.contextmanager
@@ -136,9 +208,9 @@ def _without_closed_loops(found: Any) -> None:
 
 
 @contextlib.contextmanager
-def checkpoints(folder: str | Path) -> Iterator[Checkpoints]:
+def checkpoints(folder: str | Path, *, keep_last: int = 2, keep_best: int = 0) -> Iterator[Checkpoints]:
     """`Checkpoints` that are closed when the block ends."""
-    manager = Checkpoints(folder)
+    manager = Checkpoints(folder, keep_last=keep_last, keep_best=keep_best)
     try:
         yield manager
     finally:
@@ -148,4 +220,6 @@ def checkpoints(folder: str | Path) -> Iterator[Checkpoints]:
 def _as_dict(state: TrainState) -> dict[str, Any]:
     # Optimizer states nest named tuples whose classes come and go with optax versions: leaves by number do not.
     leaves = {str(index): leaf for index, leaf in enumerate(jax.tree.leaves(state.opt_state))}
-    return {"step": state.step, "params": dict(state.params), "opt_state": leaves}
+    named = {"step": state.step, "params": dict(state.params), "opt_state": leaves}
+    guard = {field.name: getattr(state.guard, field.name) for field in dataclasses.fields(state.guard)}
+    return named | {"guard": guard} | ({"ema": dict(state.ema)} if state.ema else {})

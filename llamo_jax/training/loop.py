@@ -3,11 +3,11 @@ recipes."""
 
 import contextlib
 import dataclasses
-import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 import jax
 import numpy as np
@@ -15,13 +15,26 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from llamo_jax import sharding
-from llamo_jax.commands import Stopped, stop_later
+from llamo_jax.commands import RESUMABLE, Stopped, stop_later
 from llamo_jax.config import Config, require
 from llamo_jax.training.bits import sums_of_bits
-from llamo_jax.training.checkpoint import Checkpoints, DataIterator, checkpoints
-from llamo_jax.training.metrics import MetricsLog, progress_bar
+from llamo_jax.training.checkpoint import Checkpoints, checkpoints
+from llamo_jax.training.gradients import Gradients
+from llamo_jax.training.metrics import Meter, MetricsLog, Work, progress_line
 from llamo_jax.training.optim import FlatParams, OptimConfig
-from llamo_jax.training.step import Loss, TrainState, compile_step, make_step
+from llamo_jax.training.step import GuardConfig, TrainState, compile_step, make_step
+
+MAX_ROLLBACKS = 3
+"""How often a run goes back to its last checkpoint before it gives up."""
+
+
+class DataIterator(Protocol):
+    """An iterator over batches whose position can be saved (Grain's are)."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def __next__(self) -> Any: ...
+    def get_state(self) -> Any: ...
+    def set_state(self, state: Any) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +49,17 @@ class RunConfig(Config):
     time_limit: float | None = None
     """Seconds after which the stage ends, annealed; None for no limit."""
     seed: int = 0
+    guard: GuardConfig = GuardConfig()
     log_every: int = 25
     checkpoint_every: int = 1000
+    keep_last: int = 2
+    """Checkpoints that are kept: the newest."""
+    keep_best: int = 0
+    """And those with the lowest mean loss since the one before."""
 
     def __post_init__(self) -> None:
-        require(self.steps > 0, f"RunConfig.steps is {self.steps}; expected more than 0")
+        for name in ("steps", "log_every", "checkpoint_every", "keep_last"):
+            require(getattr(self, name) > 0, f"RunConfig.{name} is {getattr(self, name)}; expected more than 0")
         require(
             self.time_limit is None or self.time_limit > 0,
             f"RunConfig.time_limit is {self.time_limit}; expected more than 0 s",
@@ -57,18 +76,20 @@ class Record:
 
     Attributes:
       log: of its figures.
-      folder: of the stage's checkpoints.
+      folder: of the stage's checkpoints; may be a remote one.
       settings: everything that makes this run what it is, as JSON; a checkpoint with others is refused.
+      profile: folder that a trace of a few steps is written to; None for none.
     """
 
     log: MetricsLog
-    folder: Path
+    folder: str | Path
     settings: dict[str, Any]
+    profile: Path | None = None
 
 
 def train(
     config: RunConfig,
-    loss: Loss,
+    gradients: Gradients,
     params: FlatParams,
     frozen: FlatParams,
     data: Iterator[Any] | DataIterator,
@@ -76,85 +97,140 @@ def train(
     mesh: Mesh,
     shardings: dict[str, NamedSharding],
     record: Record | None,
+    work: Work | None = None,
 ) -> FlatParams:
-    """Trains one stage and returns its parameters.
+    """Trains one stage and returns its parameters, or their averages where the optimizer keeps them.
 
     Init and resume: a checkpoint of this stage is continued, bitwise as if never interrupted (where there is no time
-    limit); else training starts from `params`. With a record, Ctrl-C and requests to end are met after the step at
-    hand, which is saved; a second one at once.
+    limit); else training starts from `params`. With a record, Ctrl-C, requests to end and notices of preemption are met
+    after the step at hand, which is saved; a second one at once. Where too many steps in a row are skipped (`Guard`),
+    the run goes back to its last checkpoint, and on with the data that comes next.
 
     Args:
       config: steps, optimizer and seed of the stage.
-      loss: the loss of the whole tree.
+      gradients: of the loss over what trains, of the whole tree.
       params: flat tree of all that may train in any stage.
       frozen: flat tree that never trains.
       data: batches. With a record, their position is saved.
       mesh: to run on.
       shardings: of every path.
       record: log and checkpoints; None keeps none, for what is quickly trained anew.
+      work: what a step does, for rates.
 
     Raises:
       InputError: the folder of checkpoints holds another run or a damaged one, or the disk is full.
       Stopped: by a signal.
-      FloatingPointError: the loss is no longer finite.
+      FloatingPointError: steps are skipped without end.
       RuntimeError: a frozen parameter is no longer bitwise what it was.
     """
     frozen = {path: jax.device_put(leaf, shardings[path]) for path, leaf in frozen.items()}
     bits_before = sums_of_bits(frozen)
     placement = (config.optim, config.trains, mesh, shardings)
-    rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-    step = make_step(loss, config.optim, config.trains, shardings, seed=config.seed)
-    compiled, metrics = None, {}
-    with _stop_signal(record) as asked, _checkpoints(record) as saved:
+    everywhere = sharding.replicated(mesh)
+    step = make_step(gradients, config.optim, config.trains, shardings, seed=config.seed, guard=config.guard)
+    compiled, metrics, rollbacks = None, {}, 0
+    with _stop_signal(record) as asked, _checkpoints(record, config) as saved:
         seconds, stop = 0.0, 0
+        target = TrainState.abstract(params, *placement)
         if saved is not None and saved.latest_step is not None:
-            target = TrainState.abstract(params, *placement)
-            state, seconds = saved.restore(target, data, record.settings)
+            state, position, seconds = saved.restore(target, record.settings)
+            data.set_state(position)
         else:
             state = TrainState.init(params, *placement)
         first = count = int(state.step)
         if record is not None:
             record.log.rewind(config.name, count)
         started = time.monotonic() - seconds
-        logged = (count, time.monotonic())
-        with progress_bar(config.name, config.steps, count) as bar:
+        meter, losses, due = Meter(work or Work(), count), [], False
+        with progress_line(config.name, config.steps, count) as progress_shown, _trace(record, first) as trace:
             while not stop and (progress := _progress(config, count, seconds)) < 1:
-                batch = jax.device_put(next(data), rows)
+                with meter.waiting("data"):
+                    batch = sharding.place_batch(next(data), mesh)
                 if compiled is None:
-                    compiled = compile_step(step, state, frozen, batch, mesh)
-                state, metrics = compiled(state, frozen, batch, jax.device_put(np.float32(progress), everywhere))
+                    with meter.waiting("compile"):
+                        compiled = compile_step(step, state, frozen, batch, mesh)
+                progress = jax.device_put(np.float32(progress), everywhere)
+                with jax.transfer_guard("disallow"):
+                    state, metrics = compiled(state, frozen, batch, progress)
                 count += 1
-                bar.update()
+                trace(count, metrics)
                 if count % config.log_every == 0 or count == first + 1:
                     figures = {name: float(value) for name, value in metrics.items()}
-                    _require_finite(figures, config.name, count)
-                    figures["steps_per_second"] = (count - logged[0]) / (time.monotonic() - logged[1])
-                    logged = (count, time.monotonic())
+                    if figures["skipped_in_a_row"] == 0:
+                        losses.append(figures["loss"])
                     if record is not None:
-                        record.log.write(config.name, count, figures)
-                    bar.set_postfix({k: f"{v:.3g}" for k, v in figures.items() if k != "learning_rate"}, refresh=False)
+                        record.log.write(config.name, count, figures | meter.rates(count))
+                    if figures["skipped_in_a_row"] >= config.guard.patience:
+                        rollbacks += 1
+                        state = _rolled_back(config, saved, target, record, rollbacks, figures, count)
+                        count, due = int(state.step), False
+                    meter.restart(count)
+                    progress_shown.update(count, figures)
                 seconds = time.monotonic() - started
-                if saved is not None and count % config.checkpoint_every == 0:
-                    saved.save(state, data, record.settings, seconds)
-                if count % config.log_every == 0 or jax.process_count() == 1:
-                    stop = _agreed(asked())
-        _require_finite({name: float(value) for name, value in metrics.items()}, config.name, count)
+                due |= count % config.checkpoint_every == 0
+                # What is saved is what the run may go back to.
+                if saved is not None and due and int(metrics["skipped_in_a_row"]) == 0:
+                    with meter.waiting("checkpoint"):
+                        _save(saved, state, data, record, seconds, losses)
+                    losses, due = [], False
+                stop = _stop_asked(asked(), count, config)
+        if metrics and int(metrics["skipped_in_a_row"]) >= config.guard.patience:
+            _give_up(config, {name: float(value) for name, value in metrics.items()}, count)
         if saved is not None:
-            saved.save(state, data, record.settings, seconds)
+            _save(saved, state, data, record, seconds, losses or [float(metrics["loss"])] if metrics else [0.0])
     if bits_before != (bits_after := sums_of_bits(frozen)):
         changed = [path for path in frozen if bits_before[path] != bits_after[path]]
         raise RuntimeError(f"{config.name}: frozen parameters changed during training: {', '.join(changed)}")
     if stop := stop or asked():
-        raise Stopped(stop, f" after step {count} of {config.name}, which is saved; the same command goes on from it")
-    return state.params
+        where = f" after step {count} of {config.name}, which is saved; the same command goes on from it"
+        raise Stopped(stop, where, code=None if record is None or stop == signal.SIGINT else RESUMABLE)
+    return state.result
+
+
+def _save(
+    saved: Checkpoints, state: TrainState, data: DataIterator, record: Record, seconds: float, losses: list[float]
+) -> None:
+    loss = float(np.mean(losses)) if losses else float("inf")
+    saved.save(state, data.get_state(), record.settings, seconds=seconds, loss=loss)
+
+
+def _rolled_back(
+    config: RunConfig,
+    saved: Checkpoints | None,
+    target: TrainState,
+    record: Record | None,
+    rollbacks: int,
+    figures: dict[str, float],
+    count: int,
+) -> TrainState:
+    """The last checkpoint's state; the data is where it was, so that what made the steps fail is not seen again."""
+    if saved is None or saved.latest_step is None or rollbacks > MAX_ROLLBACKS:
+        _give_up(config, figures, count)
+    state = saved.restore(target, record.settings).state
+    back = int(state.step)
+    print(
+        f"{config.name}, step {count}: {int(figures['skipped_in_a_row'])} steps in a row were skipped (loss "
+        f"{figures['loss']:.3g}, gradient norm {figures['gradient_norm']:.3g}); back to step {back}, with other data"
+    )
+    record.log.rewind(config.name, back)
+    record.log.write(config.name, back, {"rolled_back_from": count, "rollbacks": rollbacks})
+    return state
+
+
+def _give_up(config: RunConfig, figures: dict[str, float], count: int) -> NoReturn:
+    raise FloatingPointError(
+        f"{config.name}, step {count}: {int(figures['skipped_in_a_row'])} steps in a row were skipped, the last with "
+        f"loss {figures['loss']:.3g} and gradient norm {figures['gradient_norm']:.3g}; lower the learning rate or the "
+        "clipping norm"
+    )
 
 
 @contextlib.contextmanager
-def _checkpoints(record: Record | None) -> Iterator[Checkpoints | None]:
+def _checkpoints(record: Record | None, config: RunConfig) -> Iterator[Checkpoints | None]:
     if record is None:
         yield None
         return
-    with checkpoints(record.folder) as saved:
+    with checkpoints(record.folder, keep_last=config.keep_last, keep_best=config.keep_best) as saved:
         yield saved
 
 
@@ -163,19 +239,49 @@ def _stop_signal(record: Record | None) -> contextlib.AbstractContextManager[Cal
     return contextlib.nullcontext(lambda: 0) if record is None else stop_later()
 
 
-def _agreed(asked: int) -> int:
+def _stop_asked(asked: int, count: int, config: RunConfig) -> int:
     """The signal that asks some process to stop, or 0: the same on all, since all save a checkpoint together."""
+    if jax.process_count() == 1:
+        return asked
+    # A notice of preemption reaches the others by JAX's own service, which names the step that all stop after.
+    if multihost_utils.reached_preemption_sync_point(count):
+        return signal.SIGTERM
+    return _agreed(asked) if count % config.log_every == 0 else 0
+
+
+def _agreed(asked: int) -> int:
     return int(multihost_utils.process_allgather(np.int32(asked)).max()) if jax.process_count() > 1 else asked
 
 
+@contextlib.contextmanager
+def _trace(record: Record | None, first: int) -> Iterator[Callable[[int, Any], None]]:
+    """Traces the steps from the tenth on, five of them, where that is asked for."""
+    folder = None if record is None else record.profile
+    if folder is None:
+        yield lambda count, metrics: None
+        return
+    tracing = False
+
+    def after(count: int, metrics: Any) -> None:
+        nonlocal tracing
+        if count == first + 10:
+            jax.profiler.start_trace(str(folder))
+            tracing = True
+        elif count == first + 15:
+            jax.block_until_ready(metrics)
+            jax.profiler.stop_trace()
+            tracing = False
+
+    try:
+        yield after
+    finally:
+        if tracing:
+            jax.profiler.stop_trace()
+
+
 def _progress(config: RunConfig, step: int, seconds: float) -> float:
-    by_time = seconds / config.time_limit if config.time_limit else 0.0
-    return max(step / config.steps, by_time)
-
-
-def _require_finite(figures: dict[str, float], stage: str, step: int) -> None:
-    for name, value in figures.items():
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"{stage}, step {step}: {name} is {value}; lower the learning rate or the clipping norm"
-            )
+    if not config.time_limit:
+        return step / config.steps
+    if jax.process_count() > 1:  # one clock for all
+        seconds = float(multihost_utils.broadcast_one_to_all(np.float32(seconds)))
+    return max(step / config.steps, seconds / config.time_limit)

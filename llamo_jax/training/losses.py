@@ -2,18 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from llamo_jax.batch import Batch
 from llamo_jax.config import Config, LlamoConfig, MotionVAEConfig
 from llamo_jax.models import flow, llamo, motion_vae
-from llamo_jax.models.parallel import ALONE, ROWS, Parallel
+from llamo_jax.models.parallel import ALONE, Parallel
 from llamo_jax.motion.representation import (
     FEATURE_LIMIT,
     FPS,
@@ -25,9 +24,11 @@ from llamo_jax.motion.representation import (
 )
 from llamo_jax.motion.skeleton import FEET
 from llamo_jax.motion.statistics import Statistics
-from llamo_jax.trees import flatten, unflatten
 
 Metrics = dict[str, Array]
+
+Counts = dict[str, Array]
+"""Term -> number of tokens in the whole batch that it is a mean over, at least 1."""
 
 ROOT = slice(ROOT_VELOCITY.start, HEADING_DELTA.stop)
 
@@ -42,8 +43,12 @@ class LlamoLossConfig(Config):
 
     exit_weight: float = 1.0
     """The exit loss is small, because most slots are no end: at 0.1 the motion tower learns no end."""
+    exit_end_weight: float = 1.0
+    """Of slots that are an end, in the exit loss: they are few."""
     text_weight: float = 1.0
     timesteps_per_latent: int = 4
+    timestep_distribution: Literal["logit_normal", "uniform"] = "logit_normal"
+    """Of t in the flow loss."""
     timestep_mean: float = 0.0
     """Of the normal variable whose sigmoid is t. Below 0 there is more noise in x_t, so that more must come from the
     text."""
@@ -65,88 +70,108 @@ class VAELossConfig(Config):
     foot_weight: float = 1.0
 
 
-def llamo_loss(
-    params: dict[str, Any],
-    config: LlamoConfig,
-    loss: LlamoLossConfig,
-    batches: dict[str, Batch],
-    key: Array,
-    *,
-    parallel: Parallel = ALONE,
-) -> tuple[Array, Metrics]:
-    """The joint loss over one batch of each task.
+@dataclasses.dataclass(frozen=True)
+class LlamoLoss:
+    """The joint loss over one batch of each task, task -> `Batch`: a `gradients.SummedLoss`.
 
-    Every term is a mean over the tokens that it concerns, in the whole batch on all devices.
+    Every term is a mean over the tokens that it concerns, in the whole batch, on all devices and in all parts. Noise
+    depends on the key and the batch's shape alone.
 
-    Args:
-      params: the whole tree.
-      config: the model's.
-      loss: weights of the terms.
-      batches: task -> batch, of the tasks in `TASK_LOSSES`.
-      key: of the noise, which does not depend on the mesh.
-      parallel: the devices that share the work.
-
-    Raises:
-      ValueError: there is no loss for one of the tasks.
+    Attributes:
+      model: the model's config.
+      config: weights of the terms.
     """
-    if unknown := set(batches) - set(TASK_LOSSES):
-        raise ValueError(f"no loss for the tasks {sorted(unknown)}; expected among {list(TASK_LOSSES)}")
-    # In one order, whatever the batch's: sums in another order round otherwise.
-    batches = {task: batches[task] for task in TASK_LOSSES if task in batches}
-    noise = {task: TASK_LOSSES[task].draw(loss, batch, key) for task, batch in batches.items()}
 
-    def on_each(params: dict[str, Any], batches: dict[str, Batch], noise: dict[str, Any]) -> tuple[Array, Metrics]:
-        params = parallel.entered(params)
+    model: LlamoConfig
+    config: LlamoLossConfig
+
+    def draw(self, batch: dict[str, Batch], key: Array) -> dict[str, Any]:
+        """All noise of a batch.
+
+        Raises:
+          ValueError: there is no loss for one of the tasks.
+        """
+        if unknown := set(batch) - set(TASK_LOSSES):
+            raise ValueError(f"no loss for the tasks {sorted(unknown)}; expected among {list(TASK_LOSSES)}")
+        return {task: TASK_LOSSES[task].draw(self.config, rows, key) for task, rows in batch.items()}
+
+    def counts(self, batch: dict[str, Batch]) -> dict[str, Counts]:
+        """Numbers of tokens that the terms of each task are means over."""
+        return {task: TASK_LOSSES[task].counts(rows) for task, rows in batch.items()}
+
+    def part(
+        self,
+        params: dict[str, Any],
+        batch: dict[str, Batch],
+        noise: dict[str, Any],
+        counts: dict[str, Counts],
+        parallel: Parallel = ALONE,
+    ) -> tuple[Array, Metrics]:
+        """What some rows add to the loss and to the figures."""
         total, metrics = jnp.float32(0.0), {}
-        for task, batch in batches.items():
-            term, figures = TASK_LOSSES[task].loss(params, config, loss, batch, noise[task], parallel)
+        # In one order, whatever the batch's: sums in another order round otherwise.
+        for task in (task for task in TASK_LOSSES if task in batch):
+            loss = TASK_LOSSES[task].loss
+            term, figures = loss(params, self.model, self.config, batch[task], noise[task], counts[task], parallel)
             total += term
             metrics |= {f"{task}_{name}": value for name, value in figures.items()}
         return total, {"loss": total} | metrics
 
-    if parallel.mesh is None:
-        return on_each(params, batches, noise)
-    rows = PartitionSpec(ROWS)
-    placed = unflatten({path: parallel.specs[path] for path in flatten(params)})
-    draws = jax.tree.map(lambda leaf: PartitionSpec(None, ROWS), noise)
-    mapped = jax.shard_map(on_each, mesh=parallel.mesh, in_specs=(placed, rows, draws), out_specs=PartitionSpec())
-    return mapped(params, batches, noise)
+    def __call__(self, params: dict[str, Any], batch: dict[str, Batch], key: Array) -> tuple[Array, Metrics]:
+        """The loss and the figures of a whole batch on one device."""
+        return self.part(params, batch, self.draw(batch, key), self.counts(batch))
 
 
 class Noise(NamedTuple):
-    """What a batch of text-to-motion draws; a first axis of 1, then rows."""
+    """What a batch of text-to-motion draws, k times for each slot."""
 
-    history: Float[Array, "1 B T Z"]
-    times: Float[Array, "k B T"]
-    start: Float[Array, "k B T Z"]
+    history: Float[Array, "B T Z"]
+    times: Float[Array, "B k T"]
+    start: Float[Array, "B k T Z"]
 
 
 def _generation_noise(loss: LlamoLossConfig, batch: Batch, key: Array) -> Noise:
     history_key, time_key, noise_key = jax.random.split(key, 3)
     shape = batch.motion.latents.shape
-    return Noise(
-        jax.random.normal(history_key, shape)[None],
-        jax.random.normal(time_key, (loss.timesteps_per_latent, *shape[:2])),
-        jax.random.normal(noise_key, (loss.timesteps_per_latent, *shape)),
-    )
+    looks = (loss.timesteps_per_latent, *shape[:2])
+    if loss.timestep_distribution == "uniform":
+        times = jax.random.uniform(time_key, looks)
+    else:
+        times = jax.nn.sigmoid(loss.timestep_mean + jax.random.normal(time_key, looks))
+    start = jax.random.normal(noise_key, (loss.timesteps_per_latent, *shape))
+    return Noise(jax.random.normal(history_key, shape), jnp.moveaxis(times, 0, 1), jnp.moveaxis(start, 0, 1))
+
+
+def _generation_counts(batch: Batch) -> Counts:
+    return {"flow": _count(batch.motion.flow_mask), "exit": _count(batch.motion.exit_mask)}
 
 
 def _generation_loss(
-    params: dict, config: LlamoConfig, loss: LlamoLossConfig, batch: Batch, noise: Noise, parallel: Parallel
+    params: dict,
+    config: LlamoConfig,
+    loss: LlamoLossConfig,
+    batch: Batch,
+    noise: Noise,
+    counts: Counts,
+    parallel: Parallel,
 ) -> tuple[Array, Metrics]:
     motion = batch.motion
     latents = motion.latents
-    inputs = latents + loss.history_noise * noise.history[0]
+    inputs = latents + loss.history_noise * noise.history
     # Text comes first, so nothing that trains lies behind it.
     _, h = llamo.hidden(params, config, batch, latents=inputs, text_first=True, parallel=parallel)
     heads = {name: parallel.gather(params[name], name, h.dtype) for name in ("flow_head", "exit_head")}
     head = heads["flow_head"]
-    t = jax.nn.sigmoid(loss.timestep_mean + noise.times)
-    x_t = (1 - t)[..., None] * noise.start + t[..., None] * latents
-    predicted = flow.velocity(head, x_t, flow.modulations(head, h, flow.embed_time(head, t)))
-    error = jnp.square(predicted - (latents - noise.start)).mean((0, 3))
+    t, start, latents = noise.times, noise.start, latents[:, None]
+    x_t = (1 - t)[..., None] * start + t[..., None] * latents
+    predicted = flow.velocity(head, x_t, flow.modulations(head, h[:, None], flow.embed_time(head, t)))
+    error = jnp.square(predicted - (latents - start)).mean((1, 3))
     ends = optax.sigmoid_binary_cross_entropy(llamo.exit_head(heads, h), motion.exit_targets)
-    figures = {"flow": parallel.mean(error, motion.flow_mask), "exit": parallel.mean(ends, motion.exit_mask)}
+    ends = ends * (1 + (loss.exit_end_weight - 1) * motion.exit_targets)
+    figures = {
+        "flow": (error * motion.flow_mask).sum() / counts["flow"],
+        "exit": (ends * motion.exit_mask).sum() / counts["exit"],
+    }
     return figures["flow"] + loss.exit_weight * figures["exit"], figures
 
 
@@ -154,28 +179,43 @@ def _no_noise(loss: LlamoLossConfig, batch: Batch, key: Array) -> None:
     del loss, batch, key
 
 
+def _next_token_counts(batch: Batch) -> Counts:
+    return {"tokens": _count(batch.text.loss_mask)}
+
+
 def _next_token_loss(
-    params: dict, config: LlamoConfig, loss: LlamoLossConfig, batch: Batch, noise: None, parallel: Parallel
+    params: dict,
+    config: LlamoConfig,
+    loss: LlamoLossConfig,
+    batch: Batch,
+    noise: None,
+    counts: Counts,
+    parallel: Parallel,
 ) -> tuple[Array, Metrics]:
     del noise
     h, _ = llamo.hidden(params, config, batch, parallel=parallel)
     nll, right = llamo.next_token(params["text"], h, batch.text.targets, parallel=parallel)
-    mask = batch.text.loss_mask
-    figures = {"loss": parallel.mean(nll, mask), "accuracy": parallel.mean(right, mask)}
+    mask, count = batch.text.loss_mask, counts["tokens"]
+    figures = {"loss": (nll * mask).sum() / count, "accuracy": (right * mask).sum() / count}
     return loss.text_weight * figures["loss"], figures
 
 
+def _count(mask: Float[Array, "B T"]) -> Array:
+    return jnp.maximum(mask.sum(), 1)
+
+
 class TaskLoss(NamedTuple):
-    """What a task draws for a batch, and its weighted loss and figures."""
+    """What a task draws for a batch, what it counts, and what rows add to its weighted loss and figures."""
 
     draw: Callable[[LlamoLossConfig, Batch, Array], Any]
+    counts: Callable[[Batch], Counts]
     loss: Callable[..., tuple[Array, Metrics]]
 
 
 TASK_LOSSES = {
-    "t2m": TaskLoss(_generation_noise, _generation_loss),
-    "m2t": TaskLoss(_no_noise, _next_token_loss),
-    "text": TaskLoss(_no_noise, _next_token_loss),
+    "t2m": TaskLoss(_generation_noise, _generation_counts, _generation_loss),
+    "m2t": TaskLoss(_no_noise, _next_token_counts, _next_token_loss),
+    "text": TaskLoss(_no_noise, _next_token_counts, _next_token_loss),
 }
 """Task -> its loss: flow and exit of generated motion, captions, and plain language modelling."""
 

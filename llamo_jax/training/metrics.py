@@ -1,10 +1,15 @@
 """Figures of a run: to the terminal, to JSON lines, and to TensorBoard."""
 
 import contextlib
+import dataclasses
+import datetime
 import json
+import math
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
@@ -60,7 +65,9 @@ class MetricsLog:
         """
         now = time.time()
         record = {"stage": stage, "step": step, "time": round(now, 3)} | {
-            k: float(f"{v:.6g}") for k, v in figures.items()
+            # JSON has no other numbers: what is not finite is null.
+            k: float(f"{v:.6g}") if math.isfinite(v) else None
+            for k, v in figures.items()
         }
         values = [Summary.Value(tag=f"{stage}/{name}", simple_value=value) for name, value in figures.items()]
         try:
@@ -86,8 +93,117 @@ class MetricsLog:
         self.close()
 
 
-def progress_bar(stage: str, total: int, initial: int = 0) -> tqdm:
-    """A bar with rate and remaining time that stays readable in a log file: at most one update a second."""
-    return tqdm(
-        total=total, initial=initial, desc=stage, unit="step", mininterval=1.0, dynamic_ncols=True, smoothing=0.1
-    )
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a step does, for rates.
+
+    Attributes:
+      flops: operations of the model in a step, on all devices (`flops.step_flops`); 0 where nobody counted.
+      peak: operations a second of one device; None where it is not known.
+      devices: that share the work.
+    """
+
+    flops: float = 0.0
+    peak: float | None = None
+    devices: int = 1
+
+
+class Meter:
+    """How long steps take since it was started again, and what they wait for."""
+
+    def __init__(self, work: Work, count: int):
+        self._work = work
+        self.restart(count)
+
+    def restart(self, count: int) -> None:
+        """Forgets all; `count` steps are done."""
+        self._count, self._since = count, time.monotonic()
+        self._waited: dict[str, float] = {"data": 0.0, "checkpoint": 0.0}
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Time in the block is waiting for `what`; what is compiled is no part of a step at all."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            took = time.monotonic() - started
+            if what == "compile":
+                self._since += took
+            else:
+                self._waited[what] += took
+
+    def rates(self, count: int) -> dict[str, float]:
+        """Figures of the steps since the start: seconds and waiting of one, and what the devices do in a second."""
+        steps, seconds = count - self._count, max(time.monotonic() - self._since, 1e-9)
+        figures = {"steps_per_second": steps / seconds, "step_seconds": seconds / steps}
+        figures |= {f"{what}_seconds": waited / steps for what, waited in self._waited.items()}
+        if self._work.flops:
+            each = self._work.flops * steps / seconds / self._work.devices
+            figures["model_tflops_per_second"] = each / 1e12
+            if self._work.peak:
+                figures["mfu"] = each / self._work.peak
+        return figures
+
+
+LOG_SECONDS = 60.0
+"""Between two lines of progress where nobody watches."""
+
+
+class _Progress(Protocol):
+    def update(self, count: int, figures: dict[str, float]) -> None:
+        """Shows that so many steps are done, with their loss."""
+
+
+@contextlib.contextmanager
+def progress_line(stage: str, total: int, initial: int = 0) -> Iterator[_Progress]:
+    """Progress on standard error: one line that fits a terminal, or one line a minute where it goes into a file."""
+    if not sys.stderr.isatty():
+        lines = _Lines(stage, total, initial)
+        yield lines
+        lines.end()
+        return
+    with tqdm(total=total, initial=initial, desc=stage, unit="step", dynamic_ncols=True, smoothing=0.1) as bar:
+        yield _Bar(bar)
+
+
+class _Bar:
+    def __init__(self, bar: tqdm):
+        self._bar = bar
+
+    def update(self, count: int, figures: dict[str, float]) -> None:
+        self._bar.set_postfix_str(f"loss {figures['loss']:.3g}", refresh=False)
+        self._bar.update(count - self._bar.n)
+
+
+class _Lines:
+    def __init__(self, stage: str, total: int, initial: int):
+        self._stage, self._total, self._count, self._told = stage, total, initial, initial
+        # Before the first step is there, nothing is known of their rate.
+        self._first: tuple[int, float] | None = None
+        self._loss = float("nan")
+
+    def update(self, count: int, figures: dict[str, float]) -> None:
+        self._count, self._loss, now = count, figures["loss"], time.monotonic()
+        if self._first is None:
+            self._first, self._due = (count, now), now
+        if now >= self._due:
+            self._tell()
+            self._due = now + LOG_SECONDS
+
+    def end(self) -> None:
+        if self._count != self._told:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = self._count
+        first, since = self._first
+        steps, seconds = self._count - first, time.monotonic() - since
+        rate = steps / seconds if steps > 0 and seconds else 0.0
+        left = datetime.timedelta(seconds=round((self._total - self._count) / rate)) if rate else None
+        print(
+            f"{self._stage}: step {self._count} of {self._total}, loss {self._loss:.3g}"
+            + (f", {rate:.3g} steps/s, {left} left at most" if rate else ""),
+            file=sys.stderr,
+            flush=True,
+        )

@@ -5,39 +5,115 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from llamo_jax import sharding
+from llamo_jax.config import Config, require
 from llamo_jax.training import optim
+from llamo_jax.training.gradients import Gradients
 from llamo_jax.training.losses import Metrics
 from llamo_jax.training.optim import FlatParams, OptimConfig
-from llamo_jax.trees import partition, unflatten
-
-Loss = Callable[[dict[str, Any], Any, Array], tuple[Array, Metrics]]
-"""(parameter tree, batch, key) -> (loss, figures to log)."""
+from llamo_jax.trees import partition
 
 Trains = Callable[[str], bool]
 """Whether the parameter at a path trains in this stage."""
 
 
+@dataclasses.dataclass(frozen=True)
+class GuardConfig(Config):
+    """Which steps are skipped: those whose loss or gradient is not finite, and, with a `spike`, outlying ones."""
+
+    spike: float = 0.0
+    """A step whose gradient norm is more than so many times its running mean is skipped; 0 for none."""
+    memory: int = 100
+    """Steps that the running mean remembers; as many are taken before any is called a spike."""
+    patience: int = 25
+    """Steps that may be skipped in a row; then the run goes back to its last checkpoint, and on with other data."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.spike == 0 or self.spike > 1, f"GuardConfig.spike is {self.spike}; expected 0 for none, or more than 1"
+        )
+        for name in ("memory", "patience"):
+            require(getattr(self, name) > 0, f"GuardConfig.{name} is {getattr(self, name)}; expected more than 0")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """What the guard remembers.
+
+    Attributes:
+      norm: running mean of the gradient norm of steps that were taken.
+      taken: number of those.
+      skipped: steps that were skipped, in all.
+      in_a_row: of them, the last ones.
+    """
+
+    norm: Float[Array, ""]
+    taken: Int[Array, ""]
+    skipped: Int[Array, ""]
+    in_a_row: Int[Array, ""]
+
+    @classmethod
+    def start(cls) -> "Guard":
+        """Before the first step."""
+        return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(0))
+
+    def accepts(self, config: GuardConfig, loss: Float[Array, ""], norm: Float[Array, ""]) -> Bool[Array, ""]:
+        """Whether a step of this loss and gradient norm is to be taken."""
+        sound = jnp.isfinite(loss) & jnp.isfinite(norm)
+        if not config.spike:
+            return sound
+        return sound & ((self.taken < config.memory) | (norm <= config.spike * self.norm))
+
+    def after(self, config: GuardConfig, accepted: Bool[Array, ""], norm: Float[Array, ""]) -> "Guard":
+        """What it remembers after a step."""
+        taken = self.taken + accepted
+        share = 1 / jnp.clip(taken, 1, config.memory)
+        return Guard(
+            jnp.where(accepted, self.norm + share * (norm - self.norm), self.norm),
+            taken,
+            self.skipped + ~accepted,
+            jnp.where(accepted, 0, self.in_a_row + 1),
+        )
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a step changes: every parameter that may train in some stage, and the optimizer of those that train now."""
+    """What a step changes.
+
+    Attributes:
+      step: steps that were done, skipped ones included.
+      params: every parameter that may train in some stage.
+      opt_state: of the optimizer, for those that train now.
+      ema: averages of those, where the run keeps them.
+      guard: what it remembers.
+    """
 
     step: Int[Array, ""]
     params: FlatParams
     opt_state: Any
+    ema: FlatParams
+    guard: Guard
 
     @classmethod
     def start(cls, params: FlatParams, config: OptimConfig, trains: Trains) -> "TrainState":
         """The state before the first step of a stage. Pure: `init` runs it, and `abstract` only looks at its shapes."""
         # Copies: the step takes its state for good.
-        copies = {path: jax.numpy.copy(leaf) for path, leaf in params.items()}
-        opt_state = optim.transformation(config).init(partition(copies, trains)[0])
-        return cls(jax.numpy.int32(0), copies, opt_state)
+        copies = {path: jnp.copy(leaf) for path, leaf in params.items()}
+        trained = partition(copies, trains)[0]
+        ema = {path: jnp.copy(leaf) for path, leaf in trained.items()} if config.ema_decay else {}
+        return cls(jnp.int32(0), copies, optim.transformation(config).init(trained), ema, Guard.start())
+
+    @property
+    def result(self) -> FlatParams:
+        """The parameters that the run gives: averages, where it keeps them."""
+        return self.params | self.ema
 
     @classmethod
     def abstract(
@@ -57,7 +133,13 @@ class TrainState:
         opt_state = jax.tree_util.tree_map_with_path(
             lambda path, _: _moment_sharding(path, shardings, everywhere), shapes.opt_state
         )
-        placed = cls(everywhere, {path: shardings[path] for path in shapes.params}, opt_state)
+        placed = cls(
+            everywhere,
+            {path: shardings[path] for path in shapes.params},
+            opt_state,
+            {path: shardings[path] for path in shapes.ema},
+            jax.tree.map(lambda _: everywhere, shapes.guard),
+        )
         return jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, placed
         )
@@ -79,36 +161,57 @@ and `progress` the fraction of the run that is over."""
 
 
 def make_step(
-    loss: Loss, config: OptimConfig, trains: Trains, shardings: dict[str, NamedSharding], *, seed: int
+    gradients: Gradients,
+    config: OptimConfig,
+    trains: Trains,
+    shardings: dict[str, NamedSharding],
+    *,
+    seed: int,
+    guard: GuardConfig = GuardConfig(),
 ) -> Step:
     """The step as a pure function.
 
     Args:
-      loss: the loss of the whole tree.
+      gradients: of the loss, over what trains.
       config: of the optimizer.
       trains: which paths do; gradients are taken over those only.
       shardings: of every path of `state.params`; gradients are laid out so.
       seed: of all randomness; step i uses the key fold_in(key(seed), i), so that a resumed run draws what an
         uninterrupted one does.
+      guard: which steps are skipped: they change neither parameters nor optimizer.
     """
     transform = optim.transformation(config)
 
     def step(state: TrainState, frozen: FlatParams, batch: Any, progress: Array) -> tuple[TrainState, Metrics]:
         trained, fixed = partition(state.params, trains)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-
-        def loss_of(trained: FlatParams) -> tuple[Array, Metrics]:
-            return loss(unflatten(trained | fixed | frozen), batch, key)
-
-        gradients, metrics = jax.grad(loss_of, has_aux=True)(trained)
-        gradients = {path: jax.lax.with_sharding_constraint(leaf, shardings[path]) for path, leaf in gradients.items()}
-        updates, opt_state = transform.update(gradients, state.opt_state, trained)
-        rate = optim.learning_rate(config, state.step, progress)
-        metrics = metrics | {"gradient_norm": optax.tree.norm(gradients), "learning_rate": rate}
-        params = fixed | optim.apply(trained, updates, rate)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        found, metrics = gradients(trained, fixed | frozen, batch, key)
+        found = {path: jax.lax.with_sharding_constraint(leaf, shardings[path]) for path, leaf in found.items()}
+        norm = optax.tree.norm(found)
+        accepted = state.guard.accepts(guard, metrics["loss"], norm)
+        updates, opt_state = transform.update(found, state.opt_state, trained)
+        rates = optim.rates(config, state.step, progress)
+        moved = optim.apply(config, trained, updates, rates)
+        ema = optim.average(config, state.ema, moved)
+        moved, opt_state, ema = jax.tree.map(
+            lambda new, old: jnp.where(accepted, new, old),
+            (moved, opt_state, ema),
+            (trained, state.opt_state, state.ema),
+        )
+        after = state.guard.after(guard, accepted, norm)
+        metrics = metrics | {"gradient_norm": norm} | _norms(found)
+        metrics |= {f"learning_rate{module and '_'}{module.strip('/')}": rate for module, rate in rates.items()}
+        metrics |= {"skipped": after.skipped, "skipped_in_a_row": after.in_a_row}
+        return TrainState(state.step + 1, fixed | moved, opt_state, ema, after), metrics
 
     return step
+
+
+def _norms(gradients: FlatParams) -> Metrics:
+    """Gradient norm of each part of the model, where there are several."""
+    parts = sorted({path.partition("/")[0] for path in gradients})
+    of = {part: {path: leaf for path, leaf in gradients.items() if path.partition("/")[0] == part} for part in parts}
+    return {f"gradient_norm_{part}": optax.tree.norm(tree) for part, tree in of.items()} if len(parts) > 1 else {}
 
 
 def compile_step(step: Step, state: TrainState, frozen: FlatParams, batch: Any, mesh: Mesh) -> Step:
@@ -130,7 +233,7 @@ def compile_step(step: Step, state: TrainState, frozen: FlatParams, batch: Any, 
 
     rows = sharding.batch_sharding(mesh)
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), batch)
-    progress = jax.ShapeDtypeStruct((), jax.numpy.float32, sharding=everywhere)
+    progress = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
     state, frozen = jax.tree.map(abstract, (state, frozen))
     out = (jax.tree.map(lambda leaf: leaf.sharding, state), everywhere)
     compiled = jax.jit(step, out_shardings=out, donate_argnums=0)
@@ -138,6 +241,6 @@ def compile_step(step: Step, state: TrainState, frozen: FlatParams, batch: Any, 
 
 
 def _moment_sharding(path: tuple, shardings: dict[str, NamedSharding], default: NamedSharding) -> NamedSharding:
-    """Adam's moments are dicts by parameter path: each lies as its parameter does."""
+    """Moments are dicts by parameter path: each lies as its parameter does."""
     keys = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-    return shardings[keys[-1]] if keys else default
+    return shardings.get(keys[-1], default) if keys else default

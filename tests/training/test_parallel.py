@@ -17,8 +17,9 @@ from llamo_jax.models import llamo
 from llamo_jax.models.declaration import init, shardings
 from llamo_jax.models.parallel import ALONE, Parallel
 from llamo_jax.training.collectives import Collective, collectives_of
-from llamo_jax.training.losses import LlamoLossConfig, llamo_loss
-from llamo_jax.trees import flatten, unflatten
+from llamo_jax.training.gradients import of_sum
+from llamo_jax.training.losses import LlamoLoss, LlamoLossConfig
+from llamo_jax.trees import flatten
 
 ROWS, TEXT, MOTION, LAYERS = 16, 12, 8, 3
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -79,8 +80,8 @@ Result = tuple[dict[str, float], dict[str, np.ndarray], list[Collective]]
 
 
 @functools.cache
-def result(family: str, shape: tuple[int, int, int]) -> Result:
-    """What a mesh gives."""
+def result(family: str, shape: tuple[int, int, int], parts: int = 1) -> Result:
+    """What a mesh gives, with the rows of each device in so many parts."""
     trained, frozen = params(family)
     if shape == (1, 1, 1):
         parallel, mesh, placed = ALONE, None, None
@@ -89,10 +90,10 @@ def result(family: str, shape: tuple[int, int, int]) -> Result:
         placed = shardings(llamo.Model, config(family), mesh)
         parallel = Parallel.of(placed, mesh, config(family).text)
 
-    def figures(trained: dict, frozen: dict, batch: dict[str, Batch]) -> tuple:
-        return llamo_loss(
-            unflatten(trained | frozen), config(family), LlamoLossConfig(), batch, jax.random.key(1), parallel=parallel
-        )
+    gradients_of = of_sum(LlamoLoss(config(family), LlamoLossConfig()), parallel, parts=parts)
+
+    def gradients(trained: dict, frozen: dict, batch: dict[str, Batch]) -> tuple:
+        return gradients_of(trained, frozen, batch, jax.random.key(1))
 
     rows = batches()
     out = None
@@ -101,13 +102,13 @@ def result(family: str, shape: tuple[int, int, int]) -> Result:
                            for tree in (trained, frozen))  # fmt: skip
         rows = jax.device_put(rows, sharding.batch_sharding(mesh))
         out = (sharding.replicated(mesh), {path: placed[path] for path in trained})
-    step = jax.jit(jax.grad(figures, has_aux=True), out_shardings=out and out[::-1])
+    step = jax.jit(gradients, out_shardings=out and out[::-1])
     compiled = step.lower(trained, frozen, rows).compile()
-    gradients, told = compiled(trained, frozen, rows)
+    found_gradients, told = compiled(trained, frozen, rows)
     found = collectives_of(compiled.as_text(), mesh) if mesh is not None else []
     return (
         {name: float(value) for name, value in told.items()},
-        {path: np.asarray(leaf) for path, leaf in gradients.items()},
+        {path: np.asarray(leaf) for path, leaf in found_gradients.items()},
         found,
     )
 

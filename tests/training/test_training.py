@@ -28,11 +28,12 @@ from llamo_jax.models.declaration import init
 from llamo_jax.models.declaration import shardings as declared_shardings
 from llamo_jax.models.parallel import Parallel
 from llamo_jax.training import bits
+from llamo_jax.training.gradients import of_sum
 from llamo_jax.training.loop import Record, RunConfig, _agreed, train
-from llamo_jax.training.losses import LlamoLossConfig, llamo_loss
+from llamo_jax.training.losses import LlamoLoss, LlamoLossConfig
 from llamo_jax.training.metrics import MetricsLog
 from llamo_jax.training.optim import OptimConfig, learning_rate, transformation
-from llamo_jax.training.step import TrainState, compile_step, make_step
+from llamo_jax.training.step import GuardConfig, TrainState, compile_step, make_step
 from llamo_jax.trees import flatten, unflatten
 
 CONFIG = LlamoConfig(
@@ -100,8 +101,7 @@ def shardings(mesh: jax.sharding.Mesh) -> dict[str, Any]:
     return declared_shardings(llamo.Model, CONFIG, mesh)
 
 
-def loss(tree: dict, batch: dict[str, Batch], key: jax.Array) -> tuple:
-    return llamo_loss(tree, CONFIG, LlamoLossConfig(), batch, key)
+LOSS = LlamoLoss(CONFIG, LlamoLossConfig())
 
 
 def run_steps(mesh: jax.sharding.Mesh, params: tuple, steps: int = 3) -> tuple[dict, list[float]]:
@@ -112,10 +112,9 @@ def run_steps(mesh: jax.sharding.Mesh, params: tuple, steps: int = 3) -> tuple[d
     frozen = {path: jax.device_put(leaf, placed[path]) for path, leaf in frozen.items()}
     parallel = Parallel.of(placed, mesh, CONFIG.text)
 
-    def loss_on(tree: dict, batch: dict[str, Batch], key: jax.Array) -> tuple:
-        return llamo_loss(tree, CONFIG, LlamoLossConfig(), batch, key, parallel=parallel)
-
-    step = compile_step(make_step(loss_on, OPTIM, run.trains, placed, seed=0), state, frozen, batch(0), mesh)
+    step = compile_step(
+        make_step(of_sum(LOSS, parallel), OPTIM, run.trains, placed, seed=0), state, frozen, batch(0), mesh
+    )
     everywhere = sharding.replicated(mesh)
     losses = []
     for index in range(steps):
@@ -164,7 +163,7 @@ def train_run(folder: Path, params: tuple, steps: int, data: Batches, **changes:
     run = dataclasses.replace(RunConfig("test", steps, OPTIM, MOTION, checkpoint_every=2, log_every=1), **changes)
     with MetricsLog(folder) as log:
         record = Record(log, folder / "checkpoints", {"seed": run.seed})
-        result = train(run, loss, *params, data, mesh=mesh, shardings=shardings(mesh), record=record)
+        result = train(run, of_sum(LOSS), *params, data, mesh=mesh, shardings=shardings(mesh), record=record)
     return {path: np.asarray(leaf) for path, leaf in result.items()}
 
 
@@ -182,7 +181,7 @@ def test_a_step_is_compiled_from_shapes_alone(params: tuple) -> None:
         if path.startswith("text/")
     }
     state = TrainState.abstract(trainable, OPTIM, run.trains, mesh, placed)
-    compiled = compile_step(make_step(loss, OPTIM, run.trains, placed, seed=0), state, frozen, batch(0), mesh)
+    compiled = compile_step(make_step(of_sum(LOSS), OPTIM, run.trains, placed, seed=0), state, frozen, batch(0), mesh)
     assert compiled.memory_analysis().argument_size_in_bytes > 0
     real = TrainState.init(params[0], OPTIM, run.trains, mesh, placed)
     weights = {path: jax.device_put(leaf, placed[path]) for path, leaf in params[1].items()}
@@ -272,7 +271,7 @@ def test_other_and_damaged_runs_in_the_folder_are_refused(
     params: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_run(tmp_path, params, 2, Batches())
-    with pytest.raises(InputError, match="holds a run with other settings \\(seed differ\\)"):
+    with pytest.raises(InputError, match="holds a run with other settings \\(seed: 0 -> 1\\)"):
         train_run(tmp_path, params, 2, Batches(), seed=1)
     # No half of a checkpoint stays where the disk is full.
     full = ValueError("RESOURCE_EXHAUSTED: writing: No space left on device [os_error_code='28']")
@@ -331,8 +330,8 @@ def test_a_stage_moves_its_own_parameters_only(params: tuple, tmp_path: Path) ->
 
 def test_a_loss_that_is_not_finite_stops_the_run(params: tuple, tmp_path: Path) -> None:
     broken = ({**params[0], "motion/bom": params[0]["motion/bom"] * np.nan}, params[1])
-    with pytest.raises(FloatingPointError, match=r"test, step 1: .* is nan"):
-        train_run(tmp_path, broken, 2, Batches())
+    with pytest.raises(FloatingPointError, match=r"test, step 3: 3 steps in a row were skipped, .* loss nan"):
+        train_run(tmp_path, broken, 9, Batches(), guard=GuardConfig(patience=3))
 
 
 def test_learning_rate_warms_up_and_anneals() -> None:
@@ -389,7 +388,7 @@ def test_checksums_see_every_bit_and_its_place() -> None:
 
 def test_a_task_without_a_loss_is_told() -> None:
     with pytest.raises(ValueError, match=r"no loss for the tasks \['m2m'\]"):
-        llamo_loss({}, CONFIG, LlamoLossConfig(), {"m2m": batch(0)["t2m"]}, jax.random.key(0))
+        LOSS({}, {"m2m": batch(0)["t2m"]}, jax.random.key(0))
 
 
 def test_training_lowers_every_term(params: tuple, tmp_path: Path) -> None:
