@@ -68,12 +68,11 @@ class Demo(Reporting):
             load_tokenizer(given.folder)
         require_report_or_nothing(self.out / "report")
         require_replaceable(self.out / "bundle")
-        max_latents = recipe.loader.max_latents
         with clock("data"):
             folder = self._data(dataset)
-            records = held_out(folder, max_latents)
+            records = held_out(folder, recipe.vae.max_latents)
         with clock("motion VAE and latents"):
-            codec, latents = train_vae(folder.path, self.out, recipe.vae, max_latents=max_latents, seed=self.seed)
+            codec, latents = train_vae(folder.path, self.out, recipe.vae, seed=self.seed)
         with clock("LLM"):
             llm = given or Source(self._own_llm(folder, recipe))
         with clock("three stages"):

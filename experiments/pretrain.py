@@ -1,40 +1,48 @@
 """Trains the motion side of a model on latents, stage by stage, and writes a bundle.
 
-python -m experiments.pretrain --llm FOLDER_OR_ID --vae DIR/vae --latents DIR/latents --out DIR [--recipe recordings]
+python -m experiments.pretrain [RECIPE] --llm FOLDER_OR_ID --vae DIR/vae --latents DIR/latents --out DIR
+python -m experiments.pretrain paper-3b --llm ... --mesh 1,64,1 --stage2.run.steps 1000
 """
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import tyro
 from jax.sharding import Mesh
+from llamo_jax.remote import AnyPath
+from llamo_jax.training.devices import peak_flops
 
 from data_pipelines.folder import LatentFolder
 from data_pipelines.loader import LatentLoader, TextLoader
 from data_pipelines.order import mixed_seed
-from experiments.recipes import Recipe, recipe_named
-from llamo_jax import sharding
-from llamo_jax.commands import Command, require_seed
+from experiments.recipes import RECIPES, Recipe, StageRecipe, identity
+from experiments.running import Running, Traces, keep_recipe, main, say
+from llamo_jax import hosts, remote, sharding
 from llamo_jax.config import LlamoConfig, LLMConfig
 from llamo_jax.errors import InputError
 from llamo_jax.files import atomic_path
 from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.models import llamo
-from llamo_jax.models.declaration import init, shardings
+from llamo_jax.models.declaration import abstract, count, init, shardings
 from llamo_jax.models.parallel import Parallel
-from llamo_jax.presets import llamo_config
+from llamo_jax.presets import LLMS, llamo_config
 from llamo_jax.storage.bundle import Bundle, read_codec, require_replaceable, write_bundle
 from llamo_jax.storage.hub import Source
 from llamo_jax.storage.huggingface import load_llm, load_tokenizer, resolve_llm, save_llm
 from llamo_jax.tokenizer import Tokenizer, train_tokenizer
 from llamo_jax.training.bits import fingerprint
+from llamo_jax.training.feed import Feed
+from llamo_jax.training.flops import step_flops
 from llamo_jax.training.gradients import of_sum
-from llamo_jax.training.loop import DataIterator, Record, RunConfig, train
+from llamo_jax.training.loop import train
 from llamo_jax.training.losses import LlamoLoss
-from llamo_jax.training.metrics import MetricsLog
+from llamo_jax.training.metrics import Work
 from llamo_jax.training.optim import FlatParams
 from llamo_jax.trees import flatten, unflatten
 
@@ -66,57 +74,51 @@ def pretrain_llm(
         tokenizer = Tokenizer(temporary)
         params = {f"text/{path}": leaf for path, leaf in flatten(init(llamo.LLM, llm, jax.random.key(seed))).items()}
         loader = TextLoader(captions, tokenizer, recipe.llm_rows, dataclasses.replace(recipe.loader, seed=seed))
-        settings = {"llm": llm.to_json(), "recipe": recipe.to_json(), "seed": seed}
-        run = dataclasses.replace(recipe.llm_run, seed=seed)
+        settings = {"llm": llm.to_json(), "recipe": identity(recipe), "seed": seed}
+        stage = StageRecipe(dataclasses.replace(recipe.llm_run, seed=seed), {"text": recipe.llm_rows})
         mesh = sharding.data_mesh(recipe.llm_rows)
-        params = _run_stage(run, mesh, llamo_config(llm), recipe, params, {}, iter(loader), out, settings)
+        params = _run_stage(stage, mesh, llamo_config(llm), recipe, params, {}, loader, Traces(out), settings)
         text = jax.tree.map(np.asarray, unflatten(params)["text"])
         save_llm(temporary, llm, text, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
     return folder
 
 
 def pretrain(
-    llm: Source,
-    codec: MotionCodec,
-    latents: LatentFolder,
-    out: Path,
-    recipe: Recipe,
-    *,
-    seed: int = 0,
-    mesh_shape: tuple[int, int, int] | None = None,
-) -> Path:
+    llm: Source, codec: MotionCodec, latents: LatentFolder, traces: Traces, recipe: Recipe, *, seed: int = 0
+) -> AnyPath:
     """The stages of the recipe, each from the parameters of the one before, and the bundle.
 
     Args:
       llm: Hugging Face folder of the text tower, and where it is from.
       codec: the VAE that made the latents.
       latents: folder of them.
-      out: folder of the run; gets `bundle/`, checkpoints and metrics. Stages that are finished there are not trained
+      traces: folder of the run; gets `bundle/`, checkpoints and metrics. Stages that are finished there are not trained
         again.
       recipe: all numbers.
       seed: of initial weights, batches and noise.
-      mesh_shape: sizes of data, fsdp and tensor. None splits rows alone, over as many devices as divide them.
 
     Returns:
       The bundle's folder.
     """
+    out = traces.out
     require_replaceable(out / "bundle")
     tokenizer, statistics = load_tokenizer(llm.folder), latents.statistics
     if not codec.latents.equals(statistics):
         found = "the latents are not of this VAE (their statistics differ)"
         raise InputError(f"{latents.path}: {found}; encode the data with it again")
-    meshes = [sharding.mesh_for(mesh_shape, *stage.rows.values()) for stage in recipe.stages]
-    mesh = meshes[0]
-    llm_config, text = load_llm(llm.folder, mesh=mesh)
+    shape = sharding.mesh_shape(recipe.mesh) if recipe.mesh else None
+    meshes = [sharding.mesh_for(shape, *stage.rows.values()) for stage in recipe.stages]
+    llm_config, text = load_llm(llm.folder, mesh=meshes[0], dtype=recipe.precision and jnp.dtype(recipe.precision))
     config = llamo_config(llm_config, codec.config.latent_channels)
-    placed = shardings(llamo.Model, config, mesh)
+    _say_what_fits(recipe, llm_config, config)
+    placed = shardings(llamo.Model, config, meshes[0])
     params = flatten(llamo.init_motion(config, jax.random.key(seed), text, placed))
     frozen = {f"text/{path}": leaf for path, leaf in flatten(text).items()}
     records = latents.split("train")
     measured = {"mean": statistics.mean, "std": statistics.std}
     settings = {
         "llm": llm_config.to_json() | {"weights": fingerprint(frozen)},
-        "recipe": recipe.to_json(),
+        "recipe": identity(recipe),
         "seed": seed,
         "data": latents.manifest["records"] | {"latents": fingerprint(measured)},
     }
@@ -135,23 +137,70 @@ def pretrain(
         )
         for stage, stage_seed in zip(recipe.stages, seeds, strict=True)
     ]
+    for stage, mesh, loader in zip(recipe.stages, meshes, loaders, strict=True):
+        _require_parts(stage, mesh)
+        hosts.shards_of(sharding.batch_sharding(mesh), loader.shards, *loader.rows.values())
     for stage, stage_seed, loader, mesh in zip(recipe.stages, seeds, loaders, meshes, strict=True):
-        print(f"{stage.run.name}: {len(loader.numbers)} of {len(records)} records, {loader.cut} longer than a row")
-        run = dataclasses.replace(stage.run, seed=stage_seed)
-        params = _run_stage(run, mesh, config, recipe, params, frozen, iter(loader), out, settings)
+        name, rows = stage.run.name, ", ".join(f"{count} {task}" for task, count in stage.rows.items())
+        tokens = recipe.loader.text_len * sum(stage.rows.values())
+        slots = recipe.loader.motion_len * sum(stage.rows.values())
+        say(f"{name}: {len(loader.numbers)} of {len(records)} records, {loader.cut} longer than a row; rows of a step: "
+            f"{rows}, {tokens:,} text tokens and {slots:,} motion slots")  # fmt: skip
+        stage = dataclasses.replace(stage, run=dataclasses.replace(stage.run, seed=stage_seed))
+        params = _run_stage(stage, mesh, config, recipe, params, frozen, loader, traces, settings)
         if loader.skipped.captions or loader.skipped.records:
-            print(f"{stage.run.name}: {loader.skipped}")
-    bundle = Bundle(
-        config=config,
-        params=unflatten(jax.tree.map(np.asarray, params)) | {"text": text},
-        codec=codec,
-        llm=llm,
-        bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
-        info={"trained": True, "data": _data_facts(latents), "recipe": recipe.to_json() | {"seed": seed}},
-    )
-    write_bundle(out / "bundle", bundle)
+            say(f"{name}: {loader.skipped}")
+    info = {"trained": True, "data": _data_facts(latents), "recipe": recipe.to_json() | {"seed": seed}}
+    _write(out / "bundle", config, params, text, codec, llm, tokenizer, info)
     return out / "bundle"
+
+
+def _write(
+    path: AnyPath,
+    config: LlamoConfig,
+    params: FlatParams,
+    text: dict[str, Any],
+    codec: MotionCodec,
+    llm: Source,
+    tokenizer: Tokenizer,
+    info: dict[str, Any],
+) -> None:
+    """Writes the bundle, from process 0; each array whole on the host, one after the other."""
+    whole = {path: hosts.whole(leaf) for path, leaf in params.items()}
+    text = jax.tree.map(hosts.whole, text) if jax.process_count() > 1 else text
+    if hosts.is_first():
+        bundle = Bundle(
+            config=config,
+            params=unflatten(whole) | {"text": text},
+            codec=codec,
+            llm=llm,
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            info=info,
+        )
+        with remote.published(path, directory=True) if remote.is_remote(path) else nullcontext(path) as folder:
+            write_bundle(folder, bundle)
+    hosts.barrier("bundle")
+
+
+def _say_what_fits(recipe: Recipe, llm: LLMConfig, config: LlamoConfig) -> None:
+    """Says where a recipe is for another LLM, and what the parts of the model have in parameters."""
+    if recipe.preset and dataclasses.replace(LLMS[recipe.preset], max_positions=llm.max_positions) != llm:
+        wanted = LLMS[recipe.preset]
+        given = f"the LLM has {llm.num_layers} layers of width {llm.width}"
+        say(f"note: the recipe is for {recipe.preset} ({wanted.num_layers} layers of width {wanted.width}); {given}")
+    parts = {name: count(tree) for name, tree in abstract(llamo.Model, config).items() if isinstance(tree, dict)}
+    say("parameters: " + ", ".join(f"{name} {size / 1e6:,.1f} M" for name, size in parts.items()))
+
+
+def _require_parts(stage: StageRecipe, mesh: Mesh) -> None:
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    for task, rows in stage.rows.items():
+        if rows % (parts * stage.accumulate):
+            raise InputError(
+                f"{stage.run.name}: {rows} rows of {task} on {parts} devices cannot be taken in {stage.accumulate} "
+                f"parts (accumulate); choose rows that {parts * stage.accumulate} divides"
+            )
 
 
 def _data_facts(latents: LatentFolder) -> dict[str, Any]:
@@ -161,58 +210,56 @@ def _data_facts(latents: LatentFolder) -> dict[str, Any]:
 
 
 def _run_stage(
-    run: RunConfig,
+    stage: StageRecipe,
     mesh: Mesh,
     config: LlamoConfig,
     recipe: Recipe,
     params: FlatParams,
     frozen: FlatParams,
-    data: DataIterator,
-    out: Path,
+    loader: LatentLoader | TextLoader,
+    traces: Traces,
     settings: dict[str, Any],
 ) -> FlatParams:
-    placed = shardings(llamo.Model, config, mesh)
-    parallel = Parallel.of(placed, mesh, config.text)
-    with MetricsLog(out) as log:
+    placed, run = shardings(llamo.Model, config, mesh), stage.run
+    parallel = Parallel.of(placed, mesh, config.text, remat=recipe.remat, attention=recipe.attention)
+    lengths = {"text_len": recipe.loader.text_len, "motion_len": recipe.loader.motion_len}
+    flops = step_flops(config, stage.rows, **lengths, timesteps=recipe.loss.timesteps_per_latent, trains=run.trainable)
+    peak = peak_flops(jax.devices()[0].device_kind)
+    feed = Feed(loader, mesh)
+    with traces.record(run.name, settings | {"stage": identity(run)}) as record:
         return train(
             run,
-            of_sum(LlamoLoss(config, recipe.loss), parallel),
+            of_sum(LlamoLoss(config, recipe.loss), parallel, parts=stage.accumulate),
             params,
             frozen,
-            data,
+            feed,
             mesh=mesh,
             shardings=placed,
-            record=Record(log, out / "checkpoints" / run.name, settings | {"stage": run.to_json()}),
+            record=record,
+            work=Work(sum(flops.values()), peak, mesh.size),
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pretrain(Command):
+class Pretrain(Running):
     """Train the motion side of a model on latents, stage by stage, and write a bundle."""
 
     llm: str
     """Folder of the LLM, or its id on the Hugging Face Hub."""
-    vae: Path
+    vae: AnyPath
     """Folder of the VAE (`vae` in the folder of experiments.train_vae)."""
-    latents: Path
+    latents: AnyPath
     """Folder of latents (`latents` there)."""
-    out: Path
-    """Folder of the run. A run that is there already is continued."""
-    recipe: str = "recordings"
-    """Name of the recipe."""
-    mesh: str | None = None
-    """Sizes of the axes data, fsdp and tensor, as 1,8,1; by default rows alone are split."""
-    seed: int = 0
-    """Of initial weights, batches and noise."""
+    recipe: tyro.conf.OmitArgPrefixes[Recipe]
 
     def run(self) -> None:
-        recipe = recipe_named(self.recipe)
-        require_seed(self.seed)
-        llm, codec, latents = resolve_llm(self.llm), read_codec(self.vae), LatentFolder(self.latents)
-        shape = sharding.mesh_shape(self.mesh) if self.mesh else None
-        bundle = pretrain(llm, codec, latents, self.out, recipe, seed=self.seed, mesh_shape=shape)
-        print(f"bundle -> {bundle}, metrics -> {self.out / 'metrics.jsonl'}")
+        self.start()
+        llm = resolve_llm(str(remote.local(self.llm)) if remote.is_remote(self.llm) else self.llm)
+        codec, latents = read_codec(remote.local(self.vae)), LatentFolder(remote.local(self.latents))
+        keep_recipe(self.out, "recipe", self.recipe, {"recipe": identity(self.recipe), "seed": self.seed})
+        bundle = pretrain(llm, codec, latents, self.traces, self.recipe, seed=self.seed)
+        say(f"bundle -> {bundle}, metrics -> {self.out / 'metrics.jsonl'}")
 
 
 if __name__ == "__main__":
-    Pretrain.main("python -m experiments.pretrain")
+    main(Pretrain, RECIPES, "python -m experiments.pretrain")

@@ -29,16 +29,13 @@ from llamo_jax.training.metrics import MetricsLog
 from llamo_jax.trees import flatten, unflatten
 
 
-def train_vae(
-    data: Path, out: Path, recipe: VAERecipe, *, max_latents: int, seed: int = 0
-) -> tuple[MotionCodec, LatentFolder]:
+def train_vae(data: Path, out: Path, recipe: VAERecipe, *, seed: int = 0) -> tuple[MotionCodec, LatentFolder]:
     """Trains, encodes the data and measures the latents.
 
     Args:
       data: folder of motions.
       out: folder of the run; gets `vae/` (the codec), `latents/`, checkpoints and metrics.
       recipe: all numbers.
-      max_latents: longest motion of a latent record; longer takes are cut into windows.
       seed: of initial weights, windows and noise.
 
     Returns:
@@ -71,11 +68,14 @@ def train_vae(
         )
     unmeasured = Statistics.identity(recipe.model.latent_channels)
     codec = MotionCodec(recipe.model, unflatten(params), features=statistics, latents=unmeasured)
-    return encode_data(codec, data, out, max_latents=max_latents)
+    return encode_data(codec, data, out, max_latents=recipe.max_latents)
 
 
 def encode_data(codec: MotionCodec, data: Path, out: Path, *, max_latents: int) -> tuple[MotionCodec, LatentFolder]:
-    """Encodes a data folder with a trained VAE; arguments and results as of `train_vae`, whose last part this is."""
+    """Encodes a data folder with a trained VAE; arguments and results as of `train_vae`, whose last part this is.
+
+    Takes of more than `max_latents` are cut into windows.
+    """
     require_data_replaceable(out / "latents")
     require_replaceable(out / "vae")
     latents = write_latents(

@@ -31,7 +31,7 @@ class Command:
     @classmethod
     def main(cls, prog: str, arguments: list[str] | None = None) -> None:
         """Reads the command line and runs the command."""
-        run(read(cls, prog, arguments))
+        main(lambda: read(cls, prog, arguments))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,15 @@ def require_seed(seed: int, least: int = 0) -> None:
 def read(command: Any, prog: str, arguments: list[str] | None = None, description: str | None = None) -> Any:
     """A command, or one of a union of commands, from the command line."""
     return tyro.cli(command, prog=prog, args=arguments, description=description)
+
+
+def main(read: Callable[[], Command]) -> None:
+    """Reads a command and runs it; numbers that do not fit together are a mistake like any other."""
+    try:
+        command = read()
+    except InputError as error:
+        _leave(f"error: {error}", 2)
+    run(command)
 
 
 def run(command: Command) -> None:

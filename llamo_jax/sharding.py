@@ -5,7 +5,6 @@ value alone says which mesh axis each of those is split over. Batches are split 
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -109,11 +108,6 @@ def spec(axes: Axes, shape: tuple[int, ...], mesh: Mesh, rules: Rules = TRAINING
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-
-
-def place_batch(batch: Any, mesh: Mesh) -> Any:
-    """A batch of NumPy arrays on the devices that train on it."""
-    return jax.device_put(batch, batch_sharding(mesh))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -126,7 +126,7 @@ def train(
     frozen = {path: jax.device_put(leaf, shardings[path]) for path, leaf in frozen.items()}
     bits_before = sums_of_bits(frozen)
     placement = (config.optim, config.trains, mesh, shardings)
-    everywhere = sharding.replicated(mesh)
+    rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     step = make_step(gradients, config.optim, config.trains, shardings, seed=config.seed, guard=config.guard)
     compiled, metrics, rollbacks = None, {}, 0
     with _stop_signal(record) as asked, _checkpoints(record, config) as saved:
@@ -145,7 +145,7 @@ def train(
         with progress_line(config.name, config.steps, count) as progress_shown, _trace(record, first) as trace:
             while not stop and (progress := _progress(config, count, seconds)) < 1:
                 with meter.waiting("data"):
-                    batch = sharding.place_batch(next(data), mesh)
+                    batch = jax.device_put(next(data), rows)
                 if compiled is None:
                     with meter.waiting("compile"):
                         compiled = compile_step(step, state, frozen, batch, mesh)

@@ -3,19 +3,21 @@
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import json
 import math
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
+from llamo_jax.errors import InputError
 from llamo_jax.files import atomic_path, cannot_write
 
 _FLUSH_SECONDS = 30  # of TensorBoard's file, which is synchronised with the disk then
@@ -23,11 +25,21 @@ _FLUSH_SECONDS = 30  # of TensorBoard's file, which is synchronised with the dis
 
 class MetricsLog:
     """Writes one line of JSON a record ({"stage", "step", "time", figures}) and the same figures as TensorBoard
-    scalars."""
+    scalars.
 
-    def __init__(self, folder: str | Path):
+    Args:
+      folder: of the run.
+      wandb: project of Weights & Biases that gets them too; None for none.
+      settings: of the run, which are shown there.
+
+    Raises:
+      InputError: nothing can be written there, or wandb is asked for and not installed.
+    """
+
+    def __init__(self, folder: str | Path, *, wandb: str | None = None, settings: dict[str, Any] | None = None):
         self.folder = Path(folder)
         self.path = self.folder / "metrics.jsonl"
+        self._wandb = _wandb_run(wandb, self.folder, settings) if wandb else None
         try:
             (self.folder / "tensorboard").mkdir(parents=True, exist_ok=True)
             self._lines = self.path.open("a", encoding="utf-8")
@@ -79,18 +91,33 @@ class MetricsLog:
                 self._flushed = time.monotonic()
         except OSError as error:
             raise cannot_write(self.folder, error.strerror) from error
+        if self._wandb is not None:
+            self._wandb.log({f"{stage}/{name}": value for name, value in figures.items()} | {f"{stage}/step": step})
 
     def close(self) -> None:
         """Writes out what is buffered, as far as there is room."""
         for file in (self._lines, self._board):
             with contextlib.suppress(OSError):
                 file.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _wandb_run(project: str, folder: Path, settings: dict[str, Any] | None) -> Any:
+    """A run of Weights & Biases; the stages of one folder are one run."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise InputError(f'--wandb {project}: the package is not installed; run "pip install wandb"') from error
+    folder.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    return wandb.init(project=project, id=name, name=folder.name, dir=str(folder), config=settings, resume="allow")
 
 
 @dataclasses.dataclass(frozen=True)

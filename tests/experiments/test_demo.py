@@ -24,7 +24,7 @@ def smallest(recipe: Recipe) -> Recipe:
     return dataclasses.replace(
         recipe,
         vae=dataclasses.replace(recipe.vae, model=MotionVAEConfig(width=16), run=two(recipe.vae.run)),
-        stages=tuple(dataclasses.replace(stage, run=two(stage.run)) for stage in recipe.stages),
+        **{f"stage{n}": dataclasses.replace(stage, run=two(stage.run)) for n, stage in enumerate(recipe.stages, 1)},
         llm_run=two(recipe.llm_run),
         recogniser_seconds=0.1,
     )

@@ -1,0 +1,112 @@
+"""What commands that train share: where they run, what they leave, and how several processes find each other."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from llamo_jax.remote import AnyPath
+
+from experiments.recipes import told, with_recipe
+from llamo_jax import commands, hosts, remote
+from llamo_jax.commands import Command, require_seed
+from llamo_jax.config import Config
+from llamo_jax.files import read_json, write_json
+from llamo_jax.training.checkpoint import require_same
+from llamo_jax.training.loop import Record
+from llamo_jax.training.metrics import MetricsLog
+
+
+@dataclasses.dataclass(frozen=True)
+class Traces:
+    """Where a run leaves its traces, stage by stage.
+
+    Attributes:
+      out: folder of the run; may be a remote one.
+      profile: whether a trace of a few steps of each stage is written.
+      wandb: project of Weights & Biases that figures are sent to as well; None for none.
+    """
+
+    out: AnyPath
+    profile: bool = False
+    wandb: str | None = None
+
+    @contextlib.contextmanager
+    def record(self, stage: str, settings: dict[str, Any]) -> Iterator[Record]:
+        """The record of a stage with these settings. Process 0 alone writes the log."""
+        with contextlib.ExitStack() as stack:
+            log = None
+            if hosts.is_first():
+                folder = stack.enter_context(remote.mirrored(self.out))
+                log = stack.enter_context(MetricsLog(folder, wandb=self.wandb, settings=settings))
+            profile = str(self.out / "profile" / stage) if self.profile else None
+            yield Record(log, self.out / "checkpoints" / stage, settings, profile)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Running(Command):
+    """Base of commands that train."""
+
+    out: AnyPath
+    """Folder of the run. A run that is there already is continued, and refused where its recipe differs."""
+    seed: int = 0
+    """Of initial weights, batches and noise."""
+    profile: bool = False
+    """Write a trace of five steps of each stage into the folder profile, for TensorBoard and Perfetto."""
+    wandb: str | None = None
+    """Send figures to this project of Weights & Biases too; needs the package wandb."""
+    compilation_cache: str | None = None
+    """Folder of compiled programs: a run that starts again compiles nothing twice. May be a remote one."""
+    coordinator: str | None = None
+    """Of several processes that neither Cloud TPU nor Slurm started: address of process 0, as 10.0.0.1:1234."""
+    num_processes: int | None = None
+    """How many there are."""
+    process_id: int | None = None
+    """Number of this one."""
+
+    @property
+    def traces(self) -> Traces:
+        """Where this run leaves its traces."""
+        return Traces(self.out, self.profile, self.wandb)
+
+    def start(self) -> None:
+        """Joins the other processes. First of all."""
+        require_seed(self.seed)
+        if self.compilation_cache:
+            jax.config.update("jax_compilation_cache_dir", self.compilation_cache)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
+        hosts.start(self.coordinator, self.num_processes, self.process_id)
+
+
+def say(text: str) -> None:
+    """Prints, once for all processes."""
+    if hosts.is_first():
+        print(text, flush=True)
+
+
+def keep_recipe(out: AnyPath, name: str, recipe: Config, identity: Any) -> None:
+    """Prints the effective recipe, and saves what makes the run what it is; a run that is there is to have the same.
+
+    Args:
+      out: folder of the run.
+      name: of the file, without suffix.
+      recipe: the effective one.
+      identity: as JSON.
+
+    Raises:
+      InputError: on a run with another recipe, with what differs.
+    """
+    say(told(recipe))
+    file = out / f"{name}.json"
+    if file.exists():
+        require_same(read_json(file), identity, str(file))
+    hosts.barrier("recipe is read")
+    if hosts.is_first():
+        with remote.published(file) as temporary:
+            write_json(temporary, identity)
+
+
+def main(command: type[Running], recipes: Mapping[str, Any], prog: str) -> None:
+    """Reads the command line, whose first word names the recipe, and runs the command."""
+    commands.main(lambda: with_recipe(command, recipes, prog))
