@@ -70,18 +70,18 @@ class Split(Sequence[Record], Generic[Record]):
     def _read(self, number: int) -> Record:
         try:
             row = self._source[number]
-        except Exception as error:  # ArrayRecord and protobuf raise their own types for damaged files
+            values = {name: row[name] for name in row if name not in ("name", "captions", "labels", "speed")}
+            return self._type(
+                name=row["name"].decode(),
+                captions=tuple(caption.decode() for caption in row["captions"]),
+                labels=json.loads(row["labels"]),
+                speed=float(row["speed"]),
+                **values,
+            )
+        except Exception as error:  # ArrayRecord, protobuf and decoders raise their own types for damaged files
             raise InputError(
-                f"{self._folder}: record {number} cannot be read ({error}); build the data folder again"
+                f"{self._folder}: record {number} cannot be read ({_first_line(error)}); build the data folder again"
             ) from error
-        values = {name: row[name] for name in row if name not in ("name", "captions", "labels", "speed")}
-        return self._type(
-            name=row["name"].decode(),
-            captions=tuple(caption.decode() for caption in row["captions"]),
-            labels=json.loads(row["labels"]),
-            speed=float(row["speed"]),
-            **values,
-        )
 
 
 class _Folder(Generic[Record]):

@@ -10,7 +10,8 @@ from data_pipelines.index import Index
 from data_pipelines.order import SampleOrder, mixed_seed
 from data_pipelines.packing import Sample, packed_batches, text_only
 from data_pipelines.records import LatentRecord
-from data_pipelines.streams import prefetched, sample_stream
+from data_pipelines.skipped import Reader, Skipped
+from data_pipelines.streams import ShardedBatches, require_enough, rows_of_shard, sample_stream
 from data_pipelines.tasks import TASKS, Drawn, Task, wording
 from llamo_jax import prompts
 from llamo_jax.batch import Batch
@@ -38,6 +39,9 @@ class LoaderConfig(Config):
     """The same seed gives the same batches."""
     prefetch: int = 4
     """Batches that a thread prepares ahead; 0 for none."""
+    shards: int = 1
+    """Parts of a batch, which hosts load by themselves; they divide the rows of every task. Another number gives other
+    batches, another number of hosts does not."""
 
     @property
     def max_latents(self) -> int:
@@ -52,32 +56,15 @@ class LoaderConfig(Config):
             f"LoaderConfig.condition_dropout is {self.condition_dropout}; expected 0 to 1",
         )
         require(self.prefetch >= 0, f"LoaderConfig.prefetch is {self.prefetch}; expected 0 or more")
+        require(self.shards >= 1, f"LoaderConfig.shards is {self.shards}; expected at least 1")
 
 
-@dataclasses.dataclass
-class Skipped:
-    """What of the records that were drawn was of no use. Nothing is left out without being counted here.
-
-    Attributes:
-      drawn: records drawn.
-      captions: captions of them that are empty, or with their prompt longer than a row.
-      records: records of them that have no caption left.
-    """
-
-    drawn: int = 0
-    captions: int = 0
-    records: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.records} of {self.drawn} draws, and {self.captions} captions in them, were too long or empty"
-
-
-class LatentLoader:
+class LatentLoader(ShardedBatches):
     """Endless batches, task -> `Batch`, from latent records, each with its own number of rows.
 
-    `iter(loader)` is a Grain iterator: batches depend on the seed and the position alone; `get_state` is plain JSON,
-    and after `set_state` an iterator goes on exactly where the other was. No record is read before it is drawn: what is
-    asked of all of them (length, labels, speed) comes from the index.
+    Shard s of S takes the draws s, s + S, s + 2S, ... of each task: an epoch draws each record once over all of them.
+    No record is read before it is drawn: what is asked of all of them (length, labels, speed) comes from the index.
+    One that cannot be read then is passed over.
 
     Args:
       records: to draw from.
@@ -85,7 +72,7 @@ class LatentLoader:
       statistics: of the latents.
       tokenizer: of the LLM.
       eom_id: token id of [EOM].
-      rows: task -> rows of a batch; {"t2m": 6, "m2t": 2} trains three quarters on text-to-motion.
+      rows: task -> rows of a global batch; {"t2m": 6, "m2t": 2} trains three quarters on text-to-motion.
       config: shapes and sampling.
 
     Attributes:
@@ -94,8 +81,9 @@ class LatentLoader:
       skipped: what did not fit, as far as it was drawn.
 
     Raises:
-      InputError: no record is left, one has no measured speed where that is asked for, a label to balance by is
-        missing, or a task does not exist. While drawing: none of many records has a caption that fits.
+      InputError: no record is left, or fewer than shards; one has no measured speed where that is asked for, a label
+        to balance by is missing, a task does not exist, or its rows do not divide by the shards. While drawing: none of
+        many records has a caption that fits, or more than 1 % of them are damaged.
     """
 
     def __init__(
@@ -113,41 +101,46 @@ class LatentLoader:
             raise InputError(
                 f"task mixture is {dict(rows)}; expected rows of at least one of {expected}, each 1 or more"
             )
-        self._records, self._statistics, self._tokenizer = records, statistics, tokenizer
+        self._statistics, self._tokenizer = statistics, tokenizer
         self._eom_id, self._config = eom_id, config
-        self.rows = dict(rows)
+        self.rows, self.shards, self.prefetch = dict(rows), config.shards, config.prefetch
+        self._rows = rows_of_shard(self.rows, config.shards)
         self.numbers = np.flatnonzero(_moving(index, config.min_speed))
         if not len(self.numbers):
             slow = f" moves at {config.min_speed} m/s: lower min_speed" if len(index) else " is there"
             raise InputError(f"none of {len(index)} records{slow}")
+        require_enough(len(self.numbers), config.shards, "records")
         self.cut = int((index.lengths[self.numbers] > config.max_latents).sum())
-        self._weights = index.balanced_weights(self.numbers, config.balance_by)
+        weights = index.balanced_weights(self.numbers, config.balance_by)
+        # Each task draws in an order of its own.
+        self._orders = [SampleOrder(weights, mixed_seed(config.seed, number)) for number in range(len(self.rows))]
         self.skipped = Skipped()
+        self._reader = Reader(records, len(self.numbers), len(statistics.mean), self.skipped)
 
-    def __iter__(self) -> grain.DatasetIterator[dict[str, Batch]]:
+    def _shard(self, shard: int) -> grain.IterDataset[dict[str, Batch]]:
         config = self._config
         streams = []
-        for number, (name, rows) in enumerate(self.rows.items()):
-            # Each task draws in an order of its own.
-            order = SampleOrder(self._weights, mixed_seed(config.seed, number))
-            samples = sample_stream(self._sampler(TASKS[name], order), config.seed, number, 0)
-            seed = mixed_seed(config.seed, number, 0)
+        for number, (name, rows) in enumerate(self._rows.items()):
+            sampler = self._sampler(TASKS[name], self._orders[number], shard)
+            samples = sample_stream(sampler, config.seed, number, shard)
+            seed = mixed_seed(config.seed, number, shard)
             streams.append(
                 packed_batches(samples, rows=rows, text_len=config.text_len, motion_len=config.motion_len, seed=seed)
             )
-        return iter(prefetched(_named(tuple(self.rows), streams), config.prefetch))
+        return _named(tuple(self._rows), streams)
 
-    def _sampler(self, task: Task, order: SampleOrder) -> Callable[[int, np.random.Generator], Sample | None]:
+    def _sampler(self, task: Task, order: SampleOrder, shard: int) -> Callable[[int, np.random.Generator], Sample | None]:
         config, room = self._config, self._config.max_latents
         in_a_row = 0
 
         def sample(draw: int, rng: np.random.Generator) -> Sample | None:
             nonlocal in_a_row
-            record = self._records[int(self.numbers[order[draw]])]
+            record = self._reader.read(int(self.numbers[order[shard + draw * config.shards]]))
+            if record is None:
+                return None
             texts = [text for text in record.captions if text.strip()]
             lengths = [max(task.text_lengths(text, self._tokenizer, self._eom_id)) for text in texts]
             fitting = [text for text, n in zip(texts, lengths, strict=True) if n <= config.text_len]
-            self.skipped.drawn += 1
             self.skipped.captions += len(record.captions) - len(fitting)
             if not fitting:
                 self.skipped.records += 1
@@ -173,26 +166,26 @@ class LatentLoader:
             )
 
 
-class TextLoader:
+class TextLoader(ShardedBatches):
     """Endless text-only batches {"text": ...}, for pretraining a text tower on captions in the wordings of both tasks.
 
     A sample says the same motion twice: a text-to-motion prompt with one caption, then a motion-to-text prompt with
     another and [EOS], without the motion between them ([BOM] and [EOM] are no tokens of the LLM). To say "left" again,
     the tower has to keep left and right apart. Single captions never ask for it: either word may come next, and
-    the embeddings of the two grow alike. Where two do not fit a row, the sample ends after the first. The iterator is
-    as `LatentLoader`'s; its batches have no motion arrays.
+    the embeddings of the two grow alike. Where two do not fit a row, the sample ends after the first. Batches have no
+    motion arrays.
 
     Args:
       captions: of each motion; motions without any are passed over.
       tokenizer: of the LLM.
-      rows: of a batch on this host.
-      config: text_len, seed and prefetch are used.
+      rows: of a global batch.
+      config: text_len, seed, prefetch and shards are used.
 
     Attributes:
       dropped: captions that do not fit a row.
 
     Raises:
-      InputError: no caption fits.
+      InputError: no caption fits, fewer motions have one than there are shards, or rows do not divide by the shards.
     """
 
     def __init__(
@@ -203,7 +196,9 @@ class TextLoader:
         config: LoaderConfig,
     ):
         given = [[caption for caption in of_motion if caption.strip()] for of_motion in captions]
-        self._tokenizer, self._rows, self._config = tokenizer, rows, config
+        self._tokenizer, self._config = tokenizer, config
+        self.shards, self.prefetch = config.shards, config.prefetch
+        self._rows = rows_of_shard({"text": rows}, config.shards)["text"]
         fitting = [
             [caption for caption in of_motion if self._longest_text(caption) <= config.text_len] for of_motion in given
         ]
@@ -215,22 +210,25 @@ class TextLoader:
                 f"none of {count} captions fits {config.text_len} text tokens with its prompt: raise text_len"
             )
 
-    def __iter__(self) -> grain.DatasetIterator[dict[str, Batch]]:
+        require_enough(len(self._captions), config.shards, "motions with captions")
+        self._order = SampleOrder(np.ones(len(self._captions)), config.seed)
+
+    def _shard(self, shard: int) -> grain.IterDataset[dict[str, Batch]]:
         config = self._config
-        order = SampleOrder(np.ones(len(self._captions)), config.seed)
 
         def sample(draw: int, rng: np.random.Generator) -> Sample:
-            captions = self._captions[order[draw]]
+            captions = self._captions[self._order[shard + draw * config.shards]]
             first, second = (captions[rng.integers(len(captions))] for _ in range(2))
             begin = self._first(first, wording(rng, len(prompts.TEXT_TO_MOTION)))
             end = self._second(second, wording(rng, len(prompts.MOTION_TO_TEXT)))
             fits = len(begin) + len(end) <= config.text_len
             return text_only(begin + end if fits else [*begin, self._tokenizer.eos_id])
 
-        samples = sample_stream(sample, config.seed)
-        packing_seed = mixed_seed(config.seed)
-        batches = packed_batches(samples, rows=self._rows, text_len=config.text_len, motion_len=None, seed=packing_seed)
-        return iter(prefetched(_named(("text",), [batches]), config.prefetch))
+        # The seed of shard 0 is that of no shards: trailing zeros do not count.
+        samples = sample_stream(sample, config.seed, 0, shard)
+        seed = mixed_seed(config.seed, 0, shard)
+        batches = packed_batches(samples, rows=self._rows, text_len=config.text_len, motion_len=None, seed=seed)
+        return _named(("text",), [batches])
 
     def _first(self, caption: str, wording: int) -> list[int]:
         return prompts.motion_prompt(self._tokenizer, caption, wording)

@@ -12,7 +12,7 @@ import jax
 from data_pipelines.folder import LatentFolder, MotionFolder
 from data_pipelines.folder import require_replaceable as require_data_replaceable
 from data_pipelines.latents import write_latents
-from data_pipelines.windows import window_batches
+from data_pipelines.windows import WindowBatches
 from experiments.recipes import VAERecipe, recipe_named
 from llamo_jax import sharding
 from llamo_jax.commands import Command, require_seed
@@ -46,7 +46,7 @@ def train_vae(data: Path, out: Path, recipe: VAERecipe, *, seed: int = 0) -> tup
     require_replaceable(out / "vae")
     mesh, statistics = sharding.data_mesh(recipe.rows), motions.statistics
     placed = shardings(MotionVAE, recipe.model, mesh)
-    batches = window_batches(motions.split("train"), rows=recipe.rows, frames=recipe.frames, seed=seed)
+    batches = WindowBatches(motions.split("train"), rows=recipe.rows, frames=recipe.frames, seed=seed)
     settings = {
         "recipe": recipe.to_json(),
         "seed": seed,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.records import MotionRecord
-from data_pipelines.windows import window_batches
+from data_pipelines.windows import WindowBatches
 from llamo_jax.errors import InputError
 from llamo_jax.motion.representation import HEADING_DELTA, POSITIONS, ROOT_VELOCITY, VELOCITIES
 
@@ -22,7 +22,7 @@ def take(iterator, count):
 
 
 def test_a_window_is_canonical():
-    (batch,) = take(iter(window_batches([record(1, 200)], rows=8, frames=16)), 1)
+    (batch,) = take(iter(WindowBatches([record(1, 200)], rows=8, frames=16)), 1)
     assert batch["features"].shape == (8, 16, 272) and batch["features"].dtype == np.float32
     assert batch["mask"].dtype == np.float32 and (batch["mask"] == 1).all()
     starts = set()
@@ -36,18 +36,18 @@ def test_a_window_is_canonical():
 
 
 def test_short_motions_are_padded():
-    (batch,) = take(iter(window_batches([record(1, 5)], rows=2, frames=8)), 1)
+    (batch,) = take(iter(WindowBatches([record(1, 5)], rows=2, frames=8)), 1)
     np.testing.assert_array_equal(batch["mask"], [[1, 1, 1, 1, 1, 0, 0, 0]] * 2)
     assert (batch["features"][:, 5:] == 0).all() and (batch["features"][:, 4, POSITIONS] != 0).all()
 
 
 def test_resumes_exactly():
     records = [record(number, 30 + number) for number in range(10)]
-    iterator = iter(window_batches(records, rows=4, frames=16, seed=3))
+    iterator = iter(WindowBatches(records, rows=4, frames=16, seed=3))
     take(iterator, 5)  # amid the second epoch
     state = json.loads(json.dumps(iterator.get_state()))
     expected = take(iterator, 5)
-    resumed = iter(window_batches(records, rows=4, frames=16, seed=3))
+    resumed = iter(WindowBatches(records, rows=4, frames=16, seed=3))
     resumed.set_state(state)
     for first, second in zip(expected, take(resumed, 5), strict=True):
         np.testing.assert_array_equal(first["features"], second["features"])
@@ -55,7 +55,7 @@ def test_resumes_exactly():
 
 def test_every_record_once_an_epoch():
     records = [record(number, 16) for number in range(12)]
-    batches = take(iter(window_batches(records, rows=2, frames=16)), 6)
+    batches = take(iter(WindowBatches(records, rows=2, frames=16)), 6)
     assert sorted(round(float(row[0, POSITIONS.start])) for batch in batches for row in batch["features"]) == list(
         range(12)
     )
@@ -63,4 +63,4 @@ def test_every_record_once_an_epoch():
 
 def test_bad_input():
     with pytest.raises(InputError, match="there are no motions to draw windows from"):
-        window_batches([], rows=1)
+        WindowBatches([], rows=1)
