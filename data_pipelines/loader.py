@@ -129,7 +129,9 @@ class LatentLoader(ShardedBatches):
             )
         return _named(tuple(self._rows), streams)
 
-    def _sampler(self, task: Task, order: SampleOrder, shard: int) -> Callable[[int, np.random.Generator], Sample | None]:
+    def _sampler(
+        self, task: Task, order: SampleOrder, shard: int
+    ) -> Callable[[int, np.random.Generator], Sample | None]:
         config, room = self._config, self._config.max_latents
         in_a_row = 0
 

@@ -78,8 +78,8 @@ def rows_of_shard(rows: Mapping[str, int], shards: int) -> dict[str, int]:
         common = math.gcd(*rows.values())
         choices = ", ".join(str(size) for size in range(1, common + 1) if common % size == 0)
         raise InputError(
-            f"rows of a batch ({', '.join(uneven)}) cannot be divided into {shards} shards; choose shards of {choices}, "
-            f"or rows that are multiples of {shards}"
+            f"rows of a batch ({', '.join(uneven)}) cannot be divided into {shards} shards; choose shards of "
+            f"{choices}, or rows that are multiples of {shards}"
         )
     return {name: count // shards for name, count in rows.items()}
 

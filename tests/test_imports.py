@@ -14,7 +14,7 @@ LAYERS = (
     {"errors", "solvers", "batch"},
     {"files", "trees", "families"},
     {"config", "commands"},
-    {"motion", "presets", "sharding", "tokenizer"},
+    {"hosts", "motion", "presets", "sharding", "tokenizer"},
     {"prompts", "models"},
     {"training", "inference"},
     {"storage"},
