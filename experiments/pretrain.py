@@ -250,7 +250,7 @@ class Pretrain(Running):
     """Folder of the VAE (`vae` in the folder of experiments.train_vae)."""
     latents: AnyPath
     """Folder of latents (`latents` there)."""
-    recipe: tyro.conf.OmitArgPrefixes[Recipe]
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
 
     def run(self) -> None:
         self.start()

@@ -129,6 +129,20 @@ def test_loss_and_gradients_do_not_depend_on_the_mesh(family: str, shape: tuple[
         assert off < 5e-6, (path, off)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 4)])
+def test_rows_in_parts_add_up_to_the_whole(shape: tuple[int, int, int]) -> None:
+    """Noise and counts are the whole batch's: parts of rows with few tokens weigh little."""
+    figures, gradients, found = result("llama", shape, 4)
+    expected, expected_gradients, _ = result("llama", (1, 1, 1))
+    assert figures == pytest.approx(expected, rel=1e-6)
+    for path, leaf in expected_gradients.items():
+        off = np.abs(gradients[path] - leaf).max() / np.abs(leaf).max()
+        assert off < 5e-6, (path, off)
+    if found:
+        # What nothing splits is added up once, whatever the parts.
+        assert {each.count for each in found if each.shape == (16,) and each.op == "all-reduce"} <= {1}
+
+
 def _of(found: list[Collective], op: str, least: int = 64) -> dict[tuple[int, ...], int]:
     """Shape -> count of an operation, without those of a few numbers (norms, biases, sums of losses)."""
     counts: dict[tuple[int, ...], int] = {}

@@ -32,7 +32,7 @@ from llamo_jax.training.gradients import of_sum
 from llamo_jax.training.loop import Record, RunConfig, _agreed, train
 from llamo_jax.training.losses import LlamoLoss, LlamoLossConfig
 from llamo_jax.training.metrics import MetricsLog
-from llamo_jax.training.optim import OptimConfig, learning_rate, transformation
+from llamo_jax.training.optim import OptimConfig, Schedule, learning_rate, transformation
 from llamo_jax.training.step import GuardConfig, TrainState, compile_step, make_step
 from llamo_jax.trees import flatten, unflatten
 
@@ -208,14 +208,14 @@ def test_state_is_made_where_it_lies(params: tuple) -> None:
 
 
 class Cut(Batches):
-    """Something happens when the sixth batch is asked for."""
+    """Something happens when the sixth batch is asked for, or another."""
 
-    def __init__(self, happens: Callable[[], None]) -> None:
+    def __init__(self, happens: Callable[[], None], *, after: int = 5) -> None:
         super().__init__()
-        self.happens = happens
+        self.happens, self.after = happens, after
 
     def __next__(self) -> dict[str, Batch]:
-        if self.position == 5:
+        if self.position == self.after:
             self.happens()
         return super().__next__()
 
@@ -334,11 +334,116 @@ def test_a_loss_that_is_not_finite_stops_the_run(params: tuple, tmp_path: Path) 
         train_run(tmp_path, broken, 9, Batches(), guard=GuardConfig(patience=3))
 
 
+def spoilt(seed: int, factor: float) -> dict[str, Batch]:
+    """A batch whose latents are so many times too large, as of a record that was written wrong."""
+    batches = batch(seed)
+    motion = batches["t2m"].motion
+    latents = motion.latents.copy()
+    latents[3, 2] *= factor
+    return batches | {"t2m": batches["t2m"]._replace(motion=motion._replace(latents=latents))}
+
+
+class Spoilt(Batches):
+    """Some batches are spoilt."""
+
+    def __init__(self, numbers: set[int], factor: float):
+        super().__init__()
+        self.numbers, self.factor, self.seen = numbers, factor, []
+
+    def __next__(self) -> dict[str, Batch]:
+        self.position += 1
+        self.seen.append(self.position)
+        return spoilt(self.position, self.factor) if self.position in self.numbers else batch(self.position)
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("factor", [np.nan, 1e6])
+def test_a_spoilt_batch_changes_nothing_but_the_count(params: tuple, tmp_path: Path, factor: float) -> None:
+    """What is not finite, and what is finite and outlying: parameters, moments and averages stay as they were."""
+    optim = dataclasses.replace(OPTIM, ema_decay=0.5)
+    guard = GuardConfig(spike=10.0, memory=2)
+    with_it = train_run(tmp_path / "a", params, 4, Spoilt({4}, factor), guard=guard, optim=optim)
+    lines = logged(tmp_path / "a")
+    assert [line["skipped"] for line in lines] == [0, 0, 0, 1]
+    assert (lines[3]["loss"] is None) == bool(np.isnan(factor))
+    # The same run, stopped before the spoilt batch.
+    with pytest.raises(MemoryError):
+        train_run(tmp_path / "b", params, 4, Cut(killed, after=3), guard=guard, optim=optim, checkpoint_every=3)
+    before = ocp.StandardCheckpointer().restore(tmp_path / "b" / "checkpoints" / "3" / "state")
+    after = ocp.StandardCheckpointer().restore(tmp_path / "a" / "checkpoints" / "4" / "state")
+    for name in ("params", "opt_state", "ema"):
+        for path, leaf in before[name].items():
+            np.testing.assert_array_equal(after[name][path], leaf, err_msg=f"{name} {path}")
+    np.testing.assert_array_equal(with_it["motion/bom"], before["ema"]["motion/bom"])
+
+
+def test_a_run_goes_back_and_on_with_other_data(params: tuple, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = Spoilt({5, 6, 7}, np.nan)
+    train_run(tmp_path, params, 8, data, guard=GuardConfig(patience=3))
+    assert "test, step 7: 3 steps in a row were skipped" in capsys.readouterr().out
+    # Saved at 4, spoilt at 5 to 7, back to 4, and on with the batches after 7.
+    assert data.seen == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+    lines = logged(tmp_path)
+    assert [(line["step"], line.get("rolled_back_from")) for line in lines[4:]] == [
+        (4, 7), (5, None), (6, None), (7, None), (8, None),
+    ]  # fmt: skip
+    assert lines[-1]["skipped"] == 0 and np.isfinite(lines[-1]["loss"])
+    # A run that is killed after it went back goes on with the data that comes next.
+    again = Batches()
+    train_run(tmp_path, params, 8, again, guard=GuardConfig(patience=3))
+    assert again.position == 11
+
+
+def test_averages_modules_and_muon(params: tuple, tmp_path: Path) -> None:
+    """One run with all of it, interrupted: as if never interrupted, bitwise."""
+    optim = OptimConfig(
+        1e-2, warmup_steps=2, optimizer="muon", weight_decay=0.1, ema_decay=0.9,
+        modules={"flow_head": Schedule(1e-3, 2, shape="wsd")},
+    )  # fmt: skip
+    whole = train_run(tmp_path / "whole", params, 8, Batches(), optim=optim, keep_best=1)
+    with pytest.raises(MemoryError):
+        train_run(tmp_path / "cut", params, 8, Cut(killed), optim=optim, keep_best=1)
+    resumed = train_run(tmp_path / "cut", params, 8, Batches(), optim=optim, keep_best=1)
+    for path in whole:
+        np.testing.assert_array_equal(resumed[path], whole[path], err_msg=path)
+    timing = {"time", "steps_per_second", "step_seconds", "data_seconds", "checkpoint_seconds"}
+    figures = [[{k: v for k, v in line.items() if k not in timing} for line in logged(tmp_path / name)]
+               for name in ("whole", "cut")]  # fmt: skip
+    assert figures[0] == figures[1] and len(figures[0]) == 8
+    assert figures[0][3]["learning_rate_flow_head"] == pytest.approx(1e-3)
+    assert figures[0][-1]["gradient_norm"] > figures[0][-1]["gradient_norm_motion"] > 0
+    # The last two, and the best if it is none of them.
+    losses = {line["step"]: line["loss"] for line in figures[0]}
+    kept = {int(path.name) for path in (tmp_path / "whole" / "checkpoints").iterdir()}
+    best = min((2, 4, 6, 8), key=lambda step: (losses[step - 1] + losses[step]) / 2)
+    assert kept == {6, 8, best}
+
+
+def test_muon_turns_matrices_and_adam_the_rest(params: tuple) -> None:
+    config = OptimConfig(optimizer="muon", clip_norm=1e9)
+    transform = transformation(config)
+    rng = np.random.default_rng(0)
+    gradients = {path: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32) for path, leaf in params[0].items()}
+    updates, _ = transform.update(gradients, transform.init(params[0]), params[0])
+    for layer in updates["motion/layers/ffn/up/weight"]:
+        # Singular values near 1 (its five iterations leave 0.7 to 1.2), times AdamW's root mean square of about 0.2.
+        values = np.linalg.svd(layer / (0.2 * max(layer.shape) ** 0.5), compute_uv=False)
+        assert values.min() > 0.6 and values.max() < 1.3
+    for path in ("flow_head/blocks/0/up/weight", "motion/layers/attn_norm", "motion/bom"):
+        np.testing.assert_allclose(updates[path], np.sign(gradients[path]), atol=1e-4, err_msg=path)
+
+
 def test_learning_rate_warms_up_and_anneals() -> None:
     config = OptimConfig(2.0, warmup_steps=10, final_fraction=0.1)
     assert float(learning_rate(config, jnp.int32(4), jnp.float32(0.0))) == pytest.approx(1.0)
     assert float(learning_rate(config, jnp.int32(500), jnp.float32(0.5))) == pytest.approx(2.0 * 0.55)
     assert float(learning_rate(config, jnp.int32(1000), jnp.float32(1.0))) == pytest.approx(0.2)
+    stable = Schedule(2.0, warmup_steps=10, shape="wsd", final_fraction=0.1, decay_fraction=0.25)
+    rates = [float(learning_rate(stable, jnp.int32(500), jnp.float32(done))) for done in (0.3, 0.75, 0.875, 1.0)]
+    assert rates == pytest.approx([2.0, 2.0, 2.0 * 0.55, 0.2])
 
 
 def test_only_matrices_decay(params: tuple) -> None:
