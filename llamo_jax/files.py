@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -107,8 +107,8 @@ def require_replaceable(path: str | os.PathLike, is_ours: Callable[[Path], bool]
     Raises:
       InputError: something else is there.
     """
-    path = Path(path)
-    if not os.path.exists(path) or (path.is_dir() and not any(path.iterdir())):
+    path = _path(path)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     try:
         ours = is_ours(path)
@@ -116,6 +116,11 @@ def require_replaceable(path: str | os.PathLike, is_ours: Callable[[Path], bool]
         ours = False
     if not ours:
         raise InputError(f"{path}: exists and is not {what}; choose another output path, or remove it")
+
+
+def _path(path: str | os.PathLike) -> Path:
+    """A path with the methods of `Path`: one of epath's, on another machine, as it is (`remote.path`)."""
+    return path if isinstance(path, PurePath) else Path(path)
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:
@@ -131,9 +136,10 @@ def read_text(path: str | os.PathLike, what: str = "text file") -> str:
       InputError: the file is missing or is neither.
     """
     try:
-        data = Path(path).read_bytes()
+        data = _path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a {what}") from error
+        reason = error.strerror or "nothing is there"  # what epath says of other machines
+        raise InputError(f"{path}: cannot be read ({reason}); expected a {what}") from error
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return data.decode("utf-16" if utf16 else "utf-8-sig")

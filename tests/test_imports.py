@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     {"errors", "solvers", "batch"},
     {"files", "trees", "families"},
-    {"config", "commands"},
+    {"config", "remote"},
+    {"commands"},
     {"hosts", "motion", "presets", "sharding", "tokenizer"},
     {"prompts", "models"},
     {"training", "inference"},
