@@ -1,13 +1,18 @@
 """Rotary positions, and the one attention that all towers share."""
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from llamo_jax.config import LLMConfig
+from llamo_jax.errors import InputError
+from llamo_jax.models import splash
 
 
 def rope_frequencies(config: LLMConfig) -> np.ndarray:
@@ -59,24 +64,18 @@ class Places(NamedTuple):
     segments: Int[Array, "B T"]
 
 
-class Plan(NamedTuple):
-    """What the queries of a stream may see, the same in every layer: made once a step, outside of the layers."""
-
-    mask: Bool[Array, "B T S"]
-
-
-def plan(queries: Places, keys: Places, *, window: int | None = None) -> Plan:
-    """A query sees the keys of its own sample that are not later in time and less than `window` positions back.
+def visible(queries: Places, keys: Places, *, window: int | None = None) -> Bool[Array, "B T S"]:
+    """Which keys a query sees: those of its own sample, not later in time and less than `window` positions back.
 
     Padding sees padding, so that no row of the softmax is empty, and is seen by nothing else.
     """
     distance = queries.positions[:, :, None] - keys.positions[:, None, :]
     before = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-    return Plan(before & (queries.segments[:, :, None] == keys.segments[:, None, :]))
+    return before & (queries.segments[:, :, None] == keys.segments[:, None, :])
 
 
-def attend(
-    plan: Plan, q: Float[Array, "B N T H"], k: Float[Array, "B K S H"], v: Float[Array, "B K S H"]
+def attention(
+    q: Float[Array, "B N T H"], k: Float[Array, "B K S H"], v: Float[Array, "B K S H"], mask: Bool[Array, "B T S"]
 ) -> Float[Array, "B N T H"]:
     """Softmax attention with grouped key-value heads; logits and softmax in float32.
 
@@ -89,9 +88,131 @@ def attend(
     q = q.reshape(batch, groups, members * queries, width)
     logits = jnp.einsum("bkth,bksh->bkts", q, k, preferred_element_type=jnp.float32) * width**-0.5
     # A finite number: rows that are all masked (empty cache slots of an unused row) stay free of NaN.
-    logits = logits + jnp.tile(jnp.where(plan.mask, 0.0, -1e30), (1, members, 1))[:, None]
+    logits = logits + jnp.tile(jnp.where(mask, 0.0, -1e30), (1, members, 1))[:, None]
     # The maximum cancels out, so its gradient is zero; dividing after the product touches H columns instead of S.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True).astype(v.dtype)
     mixed = jnp.einsum("bkts,bksh->bkth", weights.astype(v.dtype), v) / total
     return mixed.reshape(batch, heads, queries, width)
+
+
+Backend = Literal["xla", "cudnn", "splash"]
+"""Which kernel attends: products and a softmax that XLA fuses, cuDNN's flash attention (NVIDIA GPUs, 16-bit types), or
+JAX's splash attention (TPUs; elsewhere it is interpreted, slowly)."""
+
+Projected = tuple[Float[Array, "B N T H"], Float[Array, "B K T H"], Float[Array, "B K T H"]]
+"""Rotated queries and keys, and values, of one stream."""
+
+
+def backend_for(
+    choice: Literal["auto", "xla", "cudnn", "splash"], platform: str, dtype: jnp.dtype, width: int
+) -> Backend:
+    """The backend that was chosen or, with "auto", the fastest that a platform has for this type and head width.
+
+    Raises:
+      InputError: cuDNN cannot compute in this type or with heads of this width.
+    """
+    fits = jnp.dtype(dtype).itemsize == 2 and width % 8 == 0 and width <= 128
+    if choice == "cudnn" and not fits:
+        raise InputError(
+            f'attention "cudnn": found {jnp.dtype(dtype).name} and heads of width {width}; expected bfloat16 or float16'
+            ' and a multiple of 8 up to 128; choose "xla", or another precision'
+        )
+    if choice != "auto":
+        return choice
+    return {"tpu": "splash", "gpu": "cudnn" if fits else "xla"}.get(platform, "xla")  # type: ignore[return-value]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the queries of every stream see, the same in every layer: made once a step, outside of the layers.
+
+    Attributes:
+      sees: how many of the streams, counted from the first, give each stream its keys.
+      backend: which kernel attends.
+      masks: of each stream, where the backend takes masks.
+      order: of both streams in time, where the backend takes one sequence.
+    """
+
+    sees: tuple[int, ...]
+    backend: Backend
+    masks: tuple[Bool[Array, "B T S"], ...] = ()
+    order: splash.TimeOrder | None = None
+
+
+def plan(
+    streams: Sequence[Places],
+    sees: Sequence[int] | None = None,
+    *,
+    window: int | None = None,
+    backend: Backend = "xla",
+    interpret: bool = False,
+) -> Plan:
+    """What each stream sees of the streams of a row.
+
+    Args:
+      streams: places of the tokens of each.
+      sees: how many of the streams, counted from the first, give each its keys; None is all. Fewer promises that the
+        others stand later in every sample, and that nothing that trains lies behind this one: it is not differentiated.
+      window: a token sees this many positions, its own included; None is all before it.
+      backend: which kernel attends.
+      interpret: of splash attention, on devices that are no TPUs.
+    """
+    sees = tuple(sees or (len(streams),) * len(streams))
+    if backend == "splash":
+        order = splash.time_order(*joined(streams), window=window, interpret=interpret)
+        return Plan(sees, backend, order=order)
+    keys = {count: joined(streams[:count]) for count in set(sees)}
+    masks = (visible(places, keys[count], window=window) for places, count in zip(streams, sees, strict=True))
+    return Plan(sees, backend, tuple(masks))
+
+
+def attend(plan: Plan, projected: Sequence[Projected]) -> tuple[Float[Array, "B N T H"], ...]:
+    """What the heads of each stream mix from the keys and values that it sees: the one attention of a layer."""
+    fixed = [count < len(projected) for count in plan.sees]
+    projected = [
+        tuple(checkpoint_name(part, name) for part, name in zip(each, "qkv", strict=True))
+        for each in (jax.lax.stop_gradient(each) if stop else each for each, stop in zip(projected, fixed, strict=True))
+    ]
+    if plan.backend == "splash":
+        q, k, v = (jnp.concatenate(parts, 2) for parts in zip(*projected, strict=True))
+        ends = np.cumsum([each[0].shape[2] for each in projected])
+        mixed = jnp.split(splash.attention(q, k, v, plan.order), ends[:-1], 2)
+        # What is fixed is so on its way out too, where one call has mixed it with what trains.
+        return tuple(jax.lax.stop_gradient(each) if stop else each for each, stop in zip(mixed, fixed, strict=True))
+    one = attention if plan.backend == "xla" else cudnn
+    seen = {
+        count: [jnp.concatenate([each[part] for each in projected[:count]], 2) for part in (1, 2)]
+        for count in set(plan.sees)
+    }
+    return tuple(
+        checkpoint_name(one(q, *seen[count], mask), splash.KEPT)
+        for (q, _, _), count, mask in zip(projected, plan.sees, plan.masks, strict=True)
+    )
+
+
+def cudnn(
+    q: Float[Array, "B N T H"],
+    k: Float[Array, "B K S H"],
+    v: Float[Array, "B K S H"],
+    mask: Bool[Array, "B T S"],
+    *,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> Float[Array, "B N T H"]:
+    """The same attention by cuDNN's kernel, of which `implementation` "xla" is the reference."""
+    length = q.shape[2]
+    # It differentiates even lengths only. A query of padding sees something, a key of padding is seen by nothing real.
+    odd, more = length % 2, k.shape[2] % 2
+    mask = jnp.pad(jnp.pad(mask, ((0, 0), (0, odd), (0, 0)), constant_values=True), ((0, 0), (0, 0), (0, more)))
+    parts = (jnp.moveaxis(part, 1, 2) for part in (q, k, v))
+    q, k, v = (
+        jnp.pad(part, ((0, 0), (0, extra), (0, 0), (0, 0)))
+        for part, extra in zip(parts, (odd, more, more), strict=True)
+    )
+    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], implementation=implementation)
+    return jnp.moveaxis(mixed[:, :length], 2, 1)
+
+
+def joined(streams: Sequence[Places]) -> Places:
+    """The tokens of several streams, one stream behind the other."""
+    return Places(*(jnp.concatenate(parts, 1) for parts in zip(*streams, strict=True)))

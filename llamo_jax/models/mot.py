@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from llamo_jax.config import LLMConfig
-from llamo_jax.models.attention import Places, Rotary, attend, plan, rotary, rotate
+from llamo_jax.models.attention import Places, Rotary, attend, attention, plan, rotary, rotate, visible
 from llamo_jax.models.cache import KVCache
 from llamo_jax.models.declaration import Linear, param
 from llamo_jax.models.layers import dot, linear, rms_norm
@@ -98,12 +99,8 @@ def forward(
       The residual stream of each tower after its last layer, before the final norm.
     """
     streams = tuple(stream for _, stream in towers)
-    sees = sees or (len(towers),) * len(towers)
-    keys = {count: _joined([stream.places for stream in streams[:count]]) for count in set(sees)}
-    plans = [
-        plan(stream.places, keys[count], window=config.sliding_window)
-        for stream, count in zip(streams, sees, strict=True)
-    ]
+    options = parallel.attention_options(streams[0].x.dtype, config.head_dim)
+    seen = plan([stream.places for stream in streams], sees, window=config.sliding_window, **options)
     rotations = [rotary(stream.places.positions, config, stream.x.dtype) for stream in streams]
 
     def layer(xs: tuple[Array, ...], trees: tuple[dict, ...]) -> tuple[tuple[Array, ...], None]:
@@ -114,11 +111,7 @@ def forward(
         projected = [
             project(tree, x, turn, config, parallel) for tree, x, turn in zip(trees, xs, rotations, strict=True)
         ]
-        seen = {
-            count: [jnp.concatenate([each[part] for each in projected[:count]], 2) for part in (1, 2)]
-            for count in set(sees)
-        }
-        mixed = [attend(p, q, *seen[count]) for p, (q, _, _), count in zip(plans, projected, sees, strict=True)]
+        mixed = attend(seen, projected)
         return tuple(finish(tree, x, m, config, parallel) for tree, x, m in zip(trees, xs, mixed, strict=True)), None
 
     xs = tuple(stream.x for stream in streams)
@@ -142,13 +135,13 @@ def forward_cached(
       cache: what came before, from any tower.
     """
     cache, slots = cache.advance(stream.places)
-    visible = plan(stream.places, cache.places, window=config.sliding_window)
+    mask = visible(stream.places, cache.places, window=config.sliding_window)
     rotation = rotary(stream.places.positions, config, stream.x.dtype)
     x = stream.x
     for index, layer in enumerate(layers):
         q, k, v = project(layer, x, rotation, config)
         cache = cache.write(index, slots, k, v)
-        x = finish(layer, x, attend(visible, q, cache.k[index], cache.v[index]), config)
+        x = finish(layer, x, attention(q, cache.k[index], cache.v[index], mask), config)
     return x, cache
 
 
@@ -169,14 +162,16 @@ def finish(
     layer: dict, x: Float[Array, "B T D"], mixed: Float[Array, "B N T H"], config: LLMConfig, parallel: Parallel = ALONE
 ) -> Float[Array, "B T D"]:
     """The rest of a Llama layer after attention: output projection, then the feed-forward layer, both residual."""
-    x = x + _summed(layer["attn"]["o"], jnp.moveaxis(mixed, 1, 2).reshape(*x.shape[:2], -1), parallel)
+    output = _summed(layer["attn"]["o"], jnp.moveaxis(mixed, 1, 2).reshape(*x.shape[:2], -1), parallel)
+    x = x + checkpoint_name(output, "output")
     return x + feed_forward(layer["ffn"], rms_norm(layer["ffn_norm"], x, config.norm_eps), parallel)
 
 
 def feed_forward(p: dict, h: Float[Array, "B T D"], parallel: Parallel = ALONE) -> Float[Array, "B T D"]:
     """SwiGLU of normalised activations."""
     h = parallel.split(h)
-    return _summed(p["down"], jax.nn.silu(linear(p["gate"], h)) * linear(p["up"], h), parallel)
+    gate, up = (checkpoint_name(linear(p[name], h), name) for name in ("gate", "up"))
+    return _summed(p["down"], jax.nn.silu(gate) * up, parallel)
 
 
 def _summed(p: dict, x: Float[Array, "B T I"], parallel: Parallel) -> Float[Array, "B T O"]:
@@ -189,7 +184,3 @@ def unstack(layers: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """Stacked layers as one tree a layer, for decoding."""
     depth = len(jax.tree.leaves(layers)[0])
     return tuple(jax.tree.map(lambda leaf, index=index: leaf[index], layers) for index in range(depth))
-
-
-def _joined(places: Sequence[Places]) -> Places:
-    return Places(*(jnp.concatenate(parts, 1) for parts in zip(*places, strict=True)))

@@ -9,7 +9,7 @@ up gradients once a step. Outside of a mesh (`ALONE`) all of this is nothing.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from llamo_jax.config import LLMConfig
 from llamo_jax.errors import InputError
+from llamo_jax.models.attention import backend_for
 from llamo_jax.trees import flatten, unflatten
 
 FlatParams = dict[str, Array]
@@ -25,6 +26,9 @@ FlatParams = dict[str, Array]
 
 ROWS = ("data", "fsdp")
 """The mesh axes that rows of a batch are split over."""
+
+PRODUCTS = ("q", "k", "v", "mixed", "output", "gate", "up")
+"""Names of what a layer's large products give (`jax.ad_checkpoint.checkpoint_name`)."""
 
 
 def require_heads(config: LLMConfig, tensor: int) -> None:
@@ -45,12 +49,16 @@ class Parallel:
     Attributes:
       mesh: None for a single device.
       specs: path of a parameter -> how it is split.
-      recompute: whether a layer's activations are computed again in the backward pass, and only its input is kept.
+      attention: which kernel attends; "auto" is the fastest that the devices have.
+      remat: what is kept of a layer for the backward pass, beside its input. "none": all, but weights that were
+        gathered, which are gathered again. "minimal": what its large products gave; "offload": the same, in the host's
+        memory. "full": nothing more, all is computed again.
     """
 
     mesh: Mesh | None = None
     specs: Mapping[str, PartitionSpec] = dataclasses.field(default_factory=dict)
-    recompute: bool = False
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    remat: Literal["none", "minimal", "full", "offload"] = "none"
 
     @classmethod
     def of(cls, shardings: Mapping[str, NamedSharding], mesh: Mesh, config: LLMConfig) -> "Parallel":
@@ -109,12 +117,32 @@ class Parallel:
             return whole(tree, self.specs[path])
         return unflatten({name: whole(leaf, self.specs[f"{path}/{name}"]) for name, leaf in flatten(tree).items()})
 
+    def attention_options(self, dtype: jnp.dtype, width: int) -> dict[str, Any]:
+        """Options of `attention.plan` for activations of this type and heads of this width.
+
+        Raises:
+          InputError: the kernel that was chosen does not compute in this type or width.
+        """
+        platform = jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
+        backend = backend_for(self.attention, platform, dtype, width)
+        return {"backend": backend, "interpret": platform != "tpu"}
+
     def rematerialised(self, layer: Callable) -> Callable:
-        """A layer whose gathered weights, and, with `recompute`, whose activations are not kept for the backward
-        pass."""
-        if self.recompute:
-            return jax.checkpoint(layer, policy=jax.checkpoint_policies.nothing_saveable)
-        return layer if self.mesh is None else jax.checkpoint(layer, policy=_all_but_gathered)
+        """A layer of which the backward pass finds what `remat` keeps; weights that were gathered never are."""
+        if self.remat == "none":
+            return layer if self.mesh is None else jax.checkpoint(layer, policy=_all_but_gathered)
+        policies = jax.checkpoint_policies
+        policy = {
+            "full": policies.nothing_saveable,
+            "minimal": policies.save_only_these_names(*PRODUCTS),
+            "offload": policies.save_and_offload_only_these_names(
+                names_which_can_be_saved=[],
+                names_which_can_be_offloaded=list(PRODUCTS),
+                offload_src="device",
+                offload_dst="pinned_host",
+            ),
+        }[self.remat]
+        return jax.checkpoint(layer, policy=policy)
 
     def split(self, x: Array) -> Array:
         """What every device of the tensor axis is about to use in its own part of heads or hidden units."""
@@ -149,7 +177,8 @@ class Parallel:
 def _all_but_gathered(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
     """What may be kept for the backward pass: all but weights that were gathered, which are gathered again."""
     del arguments, parameters
-    return primitive.name not in ("all_gather", "all_gather_invariant")
+    # Saying over which axes it varies gives the same weight another name.
+    return primitive.name not in ("all_gather", "all_gather_invariant", "pvary", "pcast")
 
 
 ALONE = Parallel()

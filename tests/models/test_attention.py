@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from llamo_jax.config import LLMConfig, RopeScaling
-from llamo_jax.models.attention import Places, Plan, attend, plan, rope_frequencies, rotary, rotate
+from llamo_jax.models.attention import Places, attention, rope_frequencies, rotary, rotate, visible
 
 
 def mask_of(places: Places, window: int | None = None) -> np.ndarray:
-    return plan(places, places, window=window).mask[0]
+    return visible(places, places, window=window)[0]
 
 
 def test_mask_of_two_streams_with_two_samples_and_padding() -> None:
@@ -44,7 +44,7 @@ def test_attention_is_softmax_attention_with_grouped_heads(kv_heads: int) -> Non
     k, v = (jax.random.normal(key, (2, kv_heads, 7, 8)) for key in keys[1:3])
     mask = jax.random.bernoulli(keys[3], 0.6, (2, 5, 7)).at[..., 0].set(True)
     expected = jax.nn.dot_product_attention(*(jnp.moveaxis(x, 1, 2) for x in (q, k, v)), mask=mask[:, None])
-    np.testing.assert_allclose(attend(Plan(mask), q, k, v), jnp.moveaxis(expected, 1, 2), atol=1e-6)
+    np.testing.assert_allclose(attention(q, k, v, mask), jnp.moveaxis(expected, 1, 2), atol=1e-6)
 
 
 def test_a_window_hides_what_is_further_back() -> None:

@@ -17,7 +17,7 @@ from llamo_jax import sharding
 from llamo_jax.config import LlamoConfig, MotionTowerConfig
 from llamo_jax.errors import InputError
 from llamo_jax.models import llamo, mot
-from llamo_jax.models.attention import Places, attend, plan, rope_frequencies, rotary, rotate
+from llamo_jax.models.attention import Places, attention, rope_frequencies, rotary, rotate, visible
 from llamo_jax.models.cache import KVCache
 from llamo_jax.models.layers import linear, rms_norm
 from llamo_jax.storage.huggingface import files_of, holds, load_llm, read_config, resolve_llm, save_llm
@@ -63,9 +63,9 @@ def test_each_part_is_that_of_transformers(variant: tuple) -> None:
     x = np.random.default_rng(1).normal(size=(2, LENGTH, config.width)).astype(np.float32)
     positions = jnp.broadcast_to(jnp.arange(LENGTH), (2, LENGTH))
     places = Places(positions, jnp.ones_like(positions))
-    visible = plan(places, places, window=config.sliding_window)
+    mask = visible(places, places, window=config.sliding_window)
     turn, frequencies = rotary(positions, config, jnp.float32), rope_frequencies(config)
-    theirs_mask = torch.where(torch.from_numpy(np.array(visible.mask))[:, None], 0.0, -torch.inf)
+    theirs_mask = torch.where(torch.from_numpy(np.array(mask))[:, None], 0.0, -torch.inf)
     with torch.no_grad():
         angles = model.model.rotary_emb(torch.from_numpy(x), torch.arange(LENGTH)[None])
     np.testing.assert_array_equal(frequencies, model.model.rotary_emb.inv_freq.numpy())
@@ -83,7 +83,7 @@ def test_each_part_is_that_of_transformers(variant: tuple) -> None:
             close(rms_norm(layer["attn_norm"], x, config.norm_eps), normed := block.input_layernorm(given))
             mixed = block.self_attn(normed, position_embeddings=angles, attention_mask=theirs_mask)[0]
             q, k, v = mot.project(layer, jnp.asarray(x), turn, config)
-            ours = attend(visible, q, k, v)
+            ours = attention(q, k, v, mask)
             close(linear(layer["attn"]["o"], jnp.moveaxis(ours, 1, 2).reshape(2, LENGTH, -1)), mixed)
             close(mot.feed_forward(layer["ffn"], jnp.asarray(x)), block.mlp(given))
             whole = block(given, position_embeddings=angles, attention_mask=theirs_mask)
