@@ -79,7 +79,7 @@ def compiled_step(
 ) -> Any:
     """The compiled step of a stage, from shapes alone: text tower in bfloat16, all that may train in float32."""
     placed = shardings(llamo.Model, config, mesh)
-    parallel = dataclasses.replace(Parallel.of(placed, mesh, config.text), remat="full")
+    parallel = Parallel.of(placed, mesh, config.text, remat="full")
     flat = flatten(abstract(llamo.Model, config))
     frozen = {
         path: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=placed[path])

@@ -18,6 +18,7 @@ from experiments.evaluate import Clock, evaluate_model, held_out, machine, model
 from experiments.pretrain import pretrain, pretrain_llm
 from experiments.recipes import Recipe, recipe_named
 from experiments.report import require_report_or_nothing
+from experiments.running import Traces
 from experiments.train_vae import train_vae
 from llamo_jax.commands import Reporting, require_seed
 from llamo_jax.errors import InputError
@@ -72,11 +73,11 @@ class Demo(Reporting):
             folder = self._data(dataset)
             records = held_out(folder, recipe.vae.max_latents)
         with clock("motion VAE and latents"):
-            codec, latents = train_vae(folder.path, self.out, recipe.vae, seed=self.seed)
+            codec, latents = train_vae(folder.path, Traces(self.out), recipe.vae, seed=self.seed)
         with clock("LLM"):
             llm = given or Source(self._own_llm(folder, recipe))
         with clock("three stages"):
-            bundle = pretrain(llm, codec, latents, self.out, recipe, seed=self.seed)
+            bundle = pretrain(llm, codec, latents, Traces(self.out), recipe, seed=self.seed)
         model = llamo_jax.load(bundle)
         done = evaluate_model(
             model,

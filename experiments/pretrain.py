@@ -6,23 +6,20 @@ python -m experiments.pretrain paper-3b --llm ... --mesh 1,64,1 --stage2.run.ste
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax.sharding import Mesh
-from llamo_jax.remote import AnyPath
-from llamo_jax.training.devices import peak_flops
 
 from data_pipelines.folder import LatentFolder
 from data_pipelines.loader import LatentLoader, TextLoader
 from data_pipelines.order import mixed_seed
 from experiments.recipes import RECIPES, Recipe, StageRecipe, identity
-from experiments.running import Running, Traces, keep_recipe, main, say
+from experiments.running import Running, Traces, keep_recipe, main, say, writable
 from llamo_jax import hosts, remote, sharding
 from llamo_jax.config import LlamoConfig, LLMConfig
 from llamo_jax.errors import InputError
@@ -32,11 +29,13 @@ from llamo_jax.models import llamo
 from llamo_jax.models.declaration import abstract, count, init, shardings
 from llamo_jax.models.parallel import Parallel
 from llamo_jax.presets import LLMS, llamo_config
+from llamo_jax.remote import AnyPath
 from llamo_jax.storage.bundle import Bundle, read_codec, require_replaceable, write_bundle
 from llamo_jax.storage.hub import Source
 from llamo_jax.storage.huggingface import load_llm, load_tokenizer, resolve_llm, save_llm
 from llamo_jax.tokenizer import Tokenizer, train_tokenizer
 from llamo_jax.training.bits import fingerprint
+from llamo_jax.training.devices import peak_flops
 from llamo_jax.training.feed import Feed
 from llamo_jax.training.flops import step_flops
 from llamo_jax.training.gradients import of_sum
@@ -139,7 +138,7 @@ def pretrain(
     ]
     for stage, mesh, loader in zip(recipe.stages, meshes, loaders, strict=True):
         _require_parts(stage, mesh)
-        hosts.shards_of(sharding.batch_sharding(mesh), loader.shards, *loader.rows.values())
+        hosts.shards_of(sharding.batch_sharding(mesh), loader.shards, *stage.rows.values())
     for stage, stage_seed, loader, mesh in zip(recipe.stages, seeds, loaders, meshes, strict=True):
         name, rows = stage.run.name, ", ".join(f"{count} {task}" for task, count in stage.rows.items())
         tokens = recipe.loader.text_len * sum(stage.rows.values())
@@ -178,7 +177,7 @@ def _write(
             eos_id=tokenizer.eos_id,
             info=info,
         )
-        with remote.published(path, directory=True) if remote.is_remote(path) else nullcontext(path) as folder:
+        with writable(path) as folder:
             write_bundle(folder, bundle)
     hosts.barrier("bundle")
 
@@ -225,7 +224,7 @@ def _run_stage(
     lengths = {"text_len": recipe.loader.text_len, "motion_len": recipe.loader.motion_len}
     flops = step_flops(config, stage.rows, **lengths, timesteps=recipe.loss.timesteps_per_latent, trains=run.trainable)
     peak = peak_flops(jax.devices()[0].device_kind)
-    feed = Feed(loader, mesh)
+    feed = Feed(loader, mesh, *stage.rows.values())
     with traces.record(run.name, settings | {"stage": identity(run)}) as record:
         return train(
             run,

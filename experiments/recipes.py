@@ -13,6 +13,7 @@ import tyro
 from data_pipelines.loader import LoaderConfig
 from llamo_jax.commands import Command
 from llamo_jax.config import Config, MotionVAEConfig, require
+from llamo_jax.models.parallel import Attention, Remat
 from llamo_jax.training.loop import RunConfig
 from llamo_jax.training.losses import LlamoLossConfig, VAELossConfig
 from llamo_jax.training.optim import OptimConfig, Schedule
@@ -80,10 +81,10 @@ class Recipe(Config):
     mesh: str | None = None
     """Sizes of the axes data, fsdp and tensor, as 1,8,1; None splits rows alone, over as many devices as divide
     them."""
-    remat: Literal["none", "minimal", "full", "offload"] = "none"
+    remat: Remat = "none"
     """What of a layer is kept for the backward pass: all; what is dear to compute; its input; as the second, on the
     host."""
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    attention: Attention = "auto"
     """Kernel of attention; auto is the platform's own."""
 
     @property

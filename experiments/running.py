@@ -2,17 +2,19 @@
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
-from llamo_jax.remote import AnyPath
 
 from experiments.recipes import told, with_recipe
 from llamo_jax import commands, hosts, remote
 from llamo_jax.commands import Command, require_seed
 from llamo_jax.config import Config
-from llamo_jax.files import read_json, write_json
+from llamo_jax.files import read_json
+from llamo_jax.remote import AnyPath
 from llamo_jax.training.checkpoint import require_same
 from llamo_jax.training.loop import Record
 from llamo_jax.training.metrics import MetricsLog
@@ -38,8 +40,8 @@ class Traces:
         with contextlib.ExitStack() as stack:
             log = None
             if hosts.is_first():
-                folder = stack.enter_context(remote.mirrored(self.out))
-                log = stack.enter_context(MetricsLog(folder, wandb=self.wandb, settings=settings))
+                mirror = stack.enter_context(remote.Mirror(self.out, "metrics.jsonl"))
+                log = stack.enter_context(MetricsLog(mirror.folder, wandb=self.wandb, settings=settings))
             profile = str(self.out / "profile" / stage) if self.profile else None
             yield Record(log, self.out / "checkpoints" / stage, settings, profile)
 
@@ -73,6 +75,7 @@ class Running(Command):
     def start(self) -> None:
         """Joins the other processes. First of all."""
         require_seed(self.seed)
+        remote.require_reachable(self.out)
         if self.compilation_cache:
             jax.config.update("jax_compilation_cache_dir", self.compilation_cache)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
@@ -99,12 +102,18 @@ def keep_recipe(out: AnyPath, name: str, recipe: Config, identity: Any) -> None:
     """
     say(told(recipe))
     file = out / f"{name}.json"
-    if file.exists():
+    there = file.exists()
+    hosts.barrier("recipe is looked for")
+    if there:
         require_same(read_json(file), identity, str(file))
-    hosts.barrier("recipe is read")
-    if hosts.is_first():
+    elif hosts.is_first():
         with remote.published(file) as temporary:
-            write_json(temporary, identity)
+            temporary.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+
+
+def writable(folder: AnyPath) -> contextlib.AbstractContextManager[Path]:
+    """A folder that something writes whole by itself: the path, or one of this machine that is copied to it."""
+    return remote.published(folder, directory=True) if remote.is_remote(folder) else contextlib.nullcontext(folder)
 
 
 def main(command: type[Running], recipes: Mapping[str, Any], prog: str) -> None:

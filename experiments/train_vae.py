@@ -1,59 +1,66 @@
 """Trains the motion VAE on a data folder and writes latents with it.
 
-python -m experiments.train_vae --data DIR --out DIR [--recipe recordings]
+python -m experiments.train_vae [RECIPE] --data DIR --out DIR [--run.steps 1000 ...]
 python -m experiments.train_vae --data DIR --out DIR --vae VAE      write latents with a VAE that is trained already
 """
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import jax
+import numpy as np
+import tyro
 
 from data_pipelines.folder import LatentFolder, MotionFolder
 from data_pipelines.folder import require_replaceable as require_data_replaceable
 from data_pipelines.latents import write_latents
 from data_pipelines.windows import WindowBatches
-from experiments.recipes import VAERecipe, recipe_named
-from llamo_jax import sharding
-from llamo_jax.commands import Command, require_seed
+from experiments.recipes import VAE_RECIPES, VAERecipe, identity
+from experiments.running import Running, Traces, keep_recipe, main, say, writable
+from llamo_jax import hosts, remote, sharding
 from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.models.declaration import init, shardings
 from llamo_jax.models.motion_vae import MotionVAE
 from llamo_jax.motion.statistics import Statistics
+from llamo_jax.remote import AnyPath
 from llamo_jax.storage.bundle import read_codec, require_replaceable, write_codec
 from llamo_jax.training.bits import fingerprint
+from llamo_jax.training.feed import Feed
 from llamo_jax.training.gradients import of_whole
-from llamo_jax.training.loop import Record, train
+from llamo_jax.training.loop import train
 from llamo_jax.training.losses import vae_loss
-from llamo_jax.training.metrics import MetricsLog
 from llamo_jax.trees import flatten, unflatten
 
 
-def train_vae(data: Path, out: Path, recipe: VAERecipe, *, seed: int = 0) -> tuple[MotionCodec, LatentFolder]:
+def train_vae(data: Path, traces: Traces, recipe: VAERecipe, *, seed: int = 0) -> tuple[MotionCodec, LatentFolder]:
     """Trains, encodes the data and measures the latents.
 
     Args:
       data: folder of motions.
-      out: folder of the run; gets `vae/` (the codec), `latents/`, checkpoints and metrics.
+      traces: folder of the run; gets `vae/` (the codec), `latents/`, checkpoints and metrics.
       recipe: all numbers.
       seed: of initial weights, windows and noise.
 
     Returns:
       The codec with the statistics of features and latents, and the folder of latents.
     """
-    motions = MotionFolder(data)
+    motions, out = MotionFolder(data), traces.out
     require_data_replaceable(out / "latents")
     require_replaceable(out / "vae")
     mesh, statistics = sharding.data_mesh(recipe.rows), motions.statistics
     placed = shardings(MotionVAE, recipe.model, mesh)
-    batches = WindowBatches(motions.split("train"), rows=recipe.rows, frames=recipe.frames, seed=seed)
+    batches = WindowBatches(
+        motions.split("train"), rows=recipe.rows, frames=recipe.frames, seed=seed, shards=recipe.shards
+    )
     settings = {
-        "recipe": recipe.to_json(),
+        "recipe": identity(recipe),
         "seed": seed,
         "data": motions.manifest["records"]
         | {"features": fingerprint({"mean": statistics.mean, "std": statistics.std})},
     }
-    with MetricsLog(out) as log:
+    feed = Feed(batches, mesh, recipe.rows)
+    with traces.record("vae", settings) as record:
         params = train(
             dataclasses.replace(recipe.run, seed=seed),
             of_whole(
@@ -61,57 +68,58 @@ def train_vae(data: Path, out: Path, recipe: VAERecipe, *, seed: int = 0) -> tup
             ),
             flatten(init(MotionVAE, recipe.model, jax.random.key(seed), placed)),
             {},
-            iter(batches),
+            feed,
             mesh=mesh,
             shardings=placed,
-            record=Record(log, out / "checkpoints" / "vae", settings),
+            record=record,
         )
     unmeasured = Statistics.identity(recipe.model.latent_channels)
-    codec = MotionCodec(recipe.model, unflatten(params), features=statistics, latents=unmeasured)
+    # Every device has all of it: from here on each host works for itself.
+    here = {path: jax.device_put(np.asarray(leaf), jax.local_devices()[0]) for path, leaf in params.items()}
+    codec = MotionCodec(recipe.model, unflatten(here), features=statistics, latents=unmeasured)
     return encode_data(codec, data, out, max_latents=recipe.max_latents)
 
 
-def encode_data(codec: MotionCodec, data: Path, out: Path, *, max_latents: int) -> tuple[MotionCodec, LatentFolder]:
+def encode_data(codec: MotionCodec, data: Path, out: AnyPath, *, max_latents: int) -> tuple[MotionCodec, LatentFolder]:
     """Encodes a data folder with a trained VAE; arguments and results as of `train_vae`, whose last part this is.
 
-    Takes of more than `max_latents` are cut into windows.
+    Takes of more than `max_latents` are cut into windows. Of several processes the first does it, and the others wait.
     """
     require_data_replaceable(out / "latents")
     require_replaceable(out / "vae")
-    latents = write_latents(
-        data, out / "latents", codec.posterior_means, max_latents=max_latents, statistics=codec.features
-    )
-    codec = dataclasses.replace(codec, latents=latents.statistics)
-    write_codec(out / "vae", codec)
-    return codec, latents
+    if hosts.is_first():
+        with writable(out / "latents") as folder:
+            latents = write_latents(
+                data, folder, codec.posterior_means, max_latents=max_latents, statistics=codec.features
+            )
+        with writable(out / "vae") as folder:
+            write_codec(folder, dataclasses.replace(codec, latents=latents.statistics))
+    hosts.barrier("latents")
+    latents = LatentFolder(remote.local(out / "latents"))
+    return dataclasses.replace(codec, latents=latents.statistics), latents
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainVAE(Command):
+class TrainVAE(Running):
     """Train the motion VAE on a data folder and write latents with it."""
 
-    data: Path
+    data: AnyPath
     """Folder of motions (`python -m data_pipelines.build`)."""
-    out: Path
-    """Folder of the run. A run that is there already is continued."""
-    vae: Path | None = None
+    vae: AnyPath | None = None
     """Folder of a trained VAE: none is trained, and the data is encoded with this one (`llamo convert
     from-motionstreamer`)."""
-    recipe: str = "recordings"
-    """Name of the recipe."""
-    seed: int = 0
-    """Of initial weights, windows and noise."""
+    recipe: Annotated[VAERecipe, tyro.conf.arg(name="")]
 
     def run(self) -> None:
-        recipe = recipe_named(self.recipe)
-        require_seed(self.seed)
-        max_latents = recipe.loader.max_latents
+        self.start()
+        data = remote.local(self.data)
         if self.vae:
-            encode_data(read_codec(self.vae), self.data, self.out, max_latents=max_latents)
+            encode_data(read_codec(remote.local(self.vae)), data, self.out, max_latents=self.recipe.max_latents)
         else:
-            train_vae(self.data, self.out, recipe.vae, max_latents=max_latents, seed=self.seed)
-        print(f"VAE -> {self.out / 'vae'}, latents -> {self.out / 'latents'}")
+            keep_recipe(self.out, "vae_recipe", self.recipe, {"recipe": identity(self.recipe), "seed": self.seed})
+            train_vae(data, self.traces, self.recipe, seed=self.seed)
+        say(f"VAE -> {self.out / 'vae'}, latents -> {self.out / 'latents'}")
 
 
 if __name__ == "__main__":
-    TrainVAE.main("python -m experiments.train_vae")
+    main(TrainVAE, VAE_RECIPES, "python -m experiments.train_vae")

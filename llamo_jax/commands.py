@@ -135,14 +135,14 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 @contextlib.contextmanager
-def on_signals(handler: Handler) -> Iterator[None]:
-    """Has Ctrl-C, a request to end and a terminal that closes handled so in the block.
+def on_signals(handler: Handler, *besides: int) -> Iterator[None]:
+    """Has Ctrl-C, a request to end and a terminal that closes handled so in the block, but for the signals `besides`.
 
     Where a signal is ignored (`nohup`) it stays so, and outside of the main thread nothing changes.
     """
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in _STOPPING}
+        before = {number: signal.getsignal(number) for number in _STOPPING if number not in besides}
     handled = [number for number, old in before.items() if old not in (signal.SIG_IGN, None)]
     try:
         for number in handled:
@@ -161,10 +161,10 @@ def _raise_stopped(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def stop_later() -> Iterator[Callable[[], int]]:
+def stop_later(*besides: int) -> Iterator[Callable[[], int]]:
     """Holds a first signal back in the block, so that work ends where it can go on; a second one stops at once.
 
-    Gives a function that says which signal came, or 0.
+    Gives a function that says which signal came, or 0. Signals `besides` are left as they are.
     """
     came: list[int] = []
 
@@ -173,5 +173,5 @@ def stop_later() -> Iterator[Callable[[], int]]:
             _raise_stopped(number, frame)
         came.append(number)
 
-    with on_signals(handler):
+    with on_signals(handler, *besides):
         yield lambda: came[0] if came else 0

@@ -44,7 +44,7 @@ class Config:
 
 
 def _from_json(hint: Any, value: Any, where: str) -> Any:
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
         if value is None:
             return None
         (hint,) = (option for option in hint.__args__ if option is not type(None))

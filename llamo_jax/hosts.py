@@ -8,9 +8,7 @@ import importlib.util
 import json
 import math
 import os
-import signal
 import socket
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -64,7 +62,6 @@ def start(
     if process_id:
         _wait_for(coordinator, join_seconds)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    before = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=join_seconds)
     except ValueError as error:
@@ -77,9 +74,6 @@ def start(
             f"process {process_id} of {num_processes} cannot meet the others at {coordinator} ({reason:.150}); check "
             "that all are started, with the same address and number, and that its port is free"
         ) from error
-    # JAX takes the signal over, to tell the others. Who handled it goes on: loops agree on a stop by `agree`.
-    if threading.current_thread() is threading.main_thread() and before is not None:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _require_in_range(coordinator: str, num_processes: int, process_id: int) -> None:
@@ -153,6 +147,15 @@ def gather_json(value: Any) -> list[Any]:
         padded[: len(data)] = data
         rows = multihost_utils.process_allgather(padded)
     return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+
+
+def whole(array: jax.Array) -> np.ndarray | None:
+    """A whole array in the memory of process 0; None on the others."""
+    if jax.process_count() == 1:
+        return np.asarray(array)
+    with jax.transfer_guard("allow"):
+        gathered = multihost_utils.process_allgather(array, tiled=True)
+    return gathered if is_first() else None
 
 
 def row_blocks(sharding: NamedSharding, rows: int) -> tuple[slice, ...]:

@@ -24,6 +24,9 @@ from llamo_jax.trees import flatten, unflatten
 FlatParams = dict[str, Array]
 """Path -> array."""
 
+Attention = Literal["auto", "xla", "cudnn", "splash"]
+Remat = Literal["none", "minimal", "full", "offload"]
+
 ROWS = ("data", "fsdp")
 """The mesh axes that rows of a batch are split over."""
 
@@ -57,18 +60,28 @@ class Parallel:
 
     mesh: Mesh | None = None
     specs: Mapping[str, PartitionSpec] = dataclasses.field(default_factory=dict)
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
-    remat: Literal["none", "minimal", "full", "offload"] = "none"
+    attention: Attention = "auto"
+    remat: Remat = "none"
 
     @classmethod
-    def of(cls, shardings: Mapping[str, NamedSharding], mesh: Mesh, config: LLMConfig) -> "Parallel":
-        """The devices of a mesh, with parameters that lie so; `ALONE` for a mesh of one device.
+    def of(
+        cls,
+        shardings: Mapping[str, NamedSharding],
+        mesh: Mesh,
+        config: LLMConfig,
+        *,
+        attention: Attention = "auto",
+        remat: Remat = "none",
+    ) -> "Parallel":
+        """The devices of a mesh, with parameters that lie so; without a mesh where it has one device.
 
         Raises:
           InputError: the tensor axis would cut a head in two.
         """
         require_heads(config, mesh.shape["tensor"])
-        return cls(mesh, {path: where.spec for path, where in shardings.items()}) if mesh.size > 1 else ALONE
+        if mesh.size == 1:
+            return cls(attention=attention, remat=remat)
+        return cls(mesh, {path: where.spec for path, where in shardings.items()}, attention, remat)
 
     def entered(self, params: FlatParams) -> FlatParams:
         """Parameters, by path, as each device uses them: their gradients are of its own rows, until `totals`."""

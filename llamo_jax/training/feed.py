@@ -1,6 +1,6 @@
 """Batches of a loader on the devices of a mesh: each host loads its own share."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, Self
 
 from jax.sharding import Mesh
@@ -13,8 +13,6 @@ class Loader(Protocol):
 
     @property
     def shards(self) -> int: ...
-    @property
-    def rows(self) -> Mapping[str, int]: ...
     def iterator(self, shards: Sequence[int]) -> Any: ...
 
 
@@ -24,14 +22,15 @@ class Feed:
     Args:
       loader: of the data.
       mesh: whose data and fsdp axes split the rows.
+      rows: of the kinds of batches that the loader gives.
 
     Raises:
       InputError: the shards cannot be divided over the processes.
     """
 
-    def __init__(self, loader: Loader, mesh: Mesh):
+    def __init__(self, loader: Loader, mesh: Mesh, *rows: int):
         self._rows, self._shards = sharding.batch_sharding(mesh), loader.shards
-        self._held = hosts.shards_of(self._rows, loader.shards, *loader.rows.values())
+        self._held = hosts.shards_of(self._rows, loader.shards, *rows)
         self._data: Iterator[Any] = loader.iterator(self._held)
 
     def __iter__(self) -> Self:

@@ -1,13 +1,47 @@
 """Floating-point operations of a training step, counted on paper.
 
-A product of [T, I] with [I, O] takes 2 T I O. Per token a weight that trains counts three times (forward, and both
-gradients), a frozen one behind which something trains twice, and a frozen one before everything that trains once. The
-products of attention count by the pairs of query and key that a causal mask leaves, half of all.
+A product of [T, I] with [I, O] takes 2 T I O. How often a weight's product with a token counts:
+
+    3   it trains: forward, gradient of the input, gradient of the weight
+    2   it is frozen and something that trains lies before it: forward, gradient of the input
+    1   it is frozen and nothing that trains lies before it: forward
+
+The products of attention count by the pairs of query and key that a causal mask leaves, half of all: 4 N H a pair and
+layer forward, and as much for each two of the four products backward. Queries of motion that see text need no gradient
+of its keys and values where text comes first: 2 in place of 3.
+
+    part            t2m rows (text comes first)          m2t rows                          text rows
+    text tower      1                                    3 trains, 2 adapter, [EOM] or     3 trains, 2 [EOM] trains,
+                                                         motion tower train, else 1        else 1
+    motion tower    3 trains, 2 adapter or [BOM]         as t2m                            no motion
+                    train, else 1
+    language head   not used                             as the text tower, 3 where it     as m2t
+                                                         or the table that it shares trains
+    flow head       3 trains, 2 what lies before it      not used                          not used
+                    trains, else 1
+
+What recomputation adds does not count, nor what an optimizer does. The adapter, the exit head, norms and softmax, a
+hundredth together, are left out, and gradients of first inputs, which nothing needs, are counted. Rows count whole,
+padding included. The pairs of attention of a packed row are those of one sample as long as the row, an upper bound,
+unless they are given.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from llamo_jax.config import LlamoConfig
+
+MOTION_SIDE = ("motion/", "flow_head/", "exit_head/")
+"""Prefixes of all that trains in joint training."""
+
+
+class Pairs(NamedTuple):
+    """Pairs of query and key that a mask leaves, in all rows of a batch: text on text, one on the other, motion on
+    motion."""
+
+    text: float
+    across: float
+    motion: float
 
 
 def tower_weights(config: LlamoConfig, *, motion: bool) -> int:
@@ -18,35 +52,73 @@ def tower_weights(config: LlamoConfig, *, motion: bool) -> int:
     return text.num_layers * (width * (2 * q + 2 * kv) + 3 * width * ffn)
 
 
-def flow_weights(config: LlamoConfig) -> int:
-    """Weights in the products of one look of the flow head, the embedding of the time included."""
+def flow_weights(config: LlamoConfig) -> tuple[int, int]:
+    """Weights in the products of the flow head: for each look, the embedding of the time included, and for each slot,
+    its condition."""
     head, width = config.flow_head, config.flow_head.width
     blocks = head.num_blocks * 5 * width * width + 2 * width * width
-    return blocks + 2 * width * width + 2 * width * config.latent_channels + config.motion.width * width
+    return blocks + 2 * width * width + 2 * width * config.latent_channels, config.motion.width * width
 
 
 def step_flops(
-    config: LlamoConfig, rows: Mapping[str, int], *, text_len: int, motion_len: int, timesteps: int
+    config: LlamoConfig,
+    rows: Mapping[str, int],
+    *,
+    text_len: int,
+    motion_len: int,
+    timesteps: int,
+    trains: tuple[str, ...] = MOTION_SIDE,
+    pairs: Mapping[str, Pairs] | None = None,
 ) -> dict[str, float]:
-    """Part of the model -> operations of a step in which the whole motion side trains.
+    """Part of the model -> operations of a step.
 
     Args:
       config: the model's.
       rows: task -> rows of the batch.
       text_len: tokens of a row.
-      motion_len: slots of a row.
+      motion_len: slots of a row; rows of the task "text" have none.
       timesteps: looks of the flow head for each slot.
+      trains: prefixes of the paths that train.
+      pairs: task -> pairs of attention in its batch; of tasks that are missing, the most that rows can have.
     """
-    text, motion = tower_weights(config, motion=False), tower_weights(config, motion=True)
-    qk = 4 * config.text.num_layers * config.text.num_heads * config.text.head_dim  # of both products, a pair
-    generated, described = rows.get("t2m", 0), rows.get("m2t", 0) + rows.get("text", 0)
-    both = text_len + motion_len
-    pairs_text, pairs_motion = text_len**2 / 2, motion_len * text_len + motion_len**2 / 2
-    vocabulary = config.text.vocab_size * config.text.width
-    return {
-        "text tower": 2 * text * text_len * (generated + 2 * described),
-        "motion tower": 2 * motion * motion_len * 3 * (generated + described),
-        "attention": qk * (generated * (pairs_text + 3 * pairs_motion) + described * 3 * both**2 / 2),
-        "language head": 2 * vocabulary * text_len * 2 * described,
-        "flow head": 2 * flow_weights(config) * motion_len * timesteps * 3 * generated,
+
+    def train(*paths: str) -> bool:
+        return any(path.startswith(trains) for path in paths)
+
+    inputs = train("motion/adapter/", "motion/bom")
+    motion_tower = train("motion/layers/")
+    motion_times = _times(motion_tower, inputs)
+    text_times = {
+        "t2m": _times(train("text/layers/"), False),
+        "m2t": _times(train("text/layers/"), motion_tower or inputs or train("motion/eom", "text/embed")),
+        "text": _times(train("text/layers/"), train("motion/eom", "text/embed")),
     }
+    head = "text/embed" if config.text.tie_embeddings else "text/head"
+    text, motion = tower_weights(config, motion=False), tower_weights(config, motion=True)
+    look, condition = flow_weights(config)
+    per_pair = 4 * config.text.num_layers * config.text.num_heads * config.text.head_dim
+    flops = dict.fromkeys(("text tower", "motion tower", "attention", "language head", "flow head"), 0.0)
+    for task, count in rows.items():
+        slots = count * (0 if task == "text" else motion_len)
+        tokens, times = count * text_len, text_times[task]
+        flops["text tower"] += 2.0 * text * tokens * times
+        flops["motion tower"] += 2.0 * motion * slots * motion_times
+        most = Pairs(tokens * text_len / 2, slots * text_len, slots * motion_len / 2)
+        seen = (pairs or {}).get(task, most)
+        if task == "t2m":
+            flow_times = _times(train("flow_head/"), motion_times > 1)
+            flops["flow head"] += 2.0 * slots * (look * timesteps + condition) * flow_times
+            across = 3 if times > 1 else 2 if motion_times > 1 else 1
+            motion_pairs = 3 if motion_times > 1 else 1
+            text_pairs = 3 if times > 1 else 1
+        else:
+            head_times = _times(train(head), times > 1)
+            flops["language head"] += 2.0 * config.text.vocab_size * config.text.width * tokens * head_times
+            across = motion_pairs = text_pairs = 3 if max(times, motion_times) > 1 else 1
+        flops["attention"] += per_pair * (text_pairs * seen.text + across * seen.across + motion_pairs * seen.motion)
+    return flops
+
+
+def _times(trains: bool, behind: bool) -> int:
+    """How often the products of a part count: forward, for what lies before it, for itself."""
+    return 3 if trains else 2 if behind else 1

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from llamo_jax import sharding
+from llamo_jax import hosts, sharding
 from llamo_jax.commands import RESUMABLE, Stopped, stop_later
 from llamo_jax.config import Config, require
 from llamo_jax.training.bits import sums_of_bits
@@ -75,16 +75,16 @@ class Record:
     """Where a run leaves its traces.
 
     Attributes:
-      log: of its figures.
+      log: of its figures; None on processes that write none.
       folder: of the stage's checkpoints; may be a remote one.
       settings: everything that makes this run what it is, as JSON; a checkpoint with others is refused.
       profile: folder that a trace of a few steps is written to; None for none.
     """
 
-    log: MetricsLog
+    log: MetricsLog | None
     folder: str | Path
     settings: dict[str, Any]
-    profile: Path | None = None
+    profile: str | None = None
 
 
 def train(
@@ -138,11 +138,15 @@ def train(
         else:
             state = TrainState.init(params, *placement)
         first = count = int(state.step)
-        if record is not None:
-            record.log.rewind(config.name, count)
+        log = record.log if record is not None else None
+        if log is not None:
+            log.rewind(config.name, count)
         started = time.monotonic() - seconds
         meter, losses, due = Meter(work or Work(), count), [], False
-        with progress_line(config.name, config.steps, count) as progress_shown, _trace(record, first) as trace:
+        with (
+            progress_line(config.name, config.steps, count, shown=hosts.is_first()) as line,
+            _trace(record, first) as trace,
+        ):
             while not stop and (progress := _progress(config, count, seconds)) < 1:
                 with meter.waiting("data"):
                     batch = jax.device_put(next(data), rows)
@@ -158,14 +162,14 @@ def train(
                     figures = {name: float(value) for name, value in metrics.items()}
                     if figures["skipped_in_a_row"] == 0:
                         losses.append(figures["loss"])
-                    if record is not None:
-                        record.log.write(config.name, count, figures | meter.rates(count))
+                    if log is not None:
+                        log.write(config.name, count, figures | meter.rates(count))
                     if figures["skipped_in_a_row"] >= config.guard.patience:
                         rollbacks += 1
                         state = _rolled_back(config, saved, target, record, rollbacks, figures, count)
                         count, due = int(state.step), False
                     meter.restart(count)
-                    progress_shown.update(count, figures)
+                    line.update(count, figures)
                 seconds = time.monotonic() - started
                 due |= count % config.checkpoint_every == 0
                 # What is saved is what the run may go back to.
@@ -208,20 +212,21 @@ def _rolled_back(
         _give_up(config, figures, count)
     state = saved.restore(target, record.settings).state
     back = int(state.step)
-    print(
-        f"{config.name}, step {count}: {int(figures['skipped_in_a_row'])} steps in a row were skipped (loss "
-        f"{figures['loss']:.3g}, gradient norm {figures['gradient_norm']:.3g}); back to step {back}, with other data"
-    )
-    record.log.rewind(config.name, back)
-    record.log.write(config.name, back, {"rolled_back_from": count, "rollbacks": rollbacks})
+    if record.log is not None:
+        print(f"{_skipped(config, figures, count)}; back to step {back}, with other data")
+        record.log.rewind(config.name, back)
+        record.log.write(config.name, back, {"rolled_back_from": count, "rollbacks": rollbacks})
     return state
 
 
 def _give_up(config: RunConfig, figures: dict[str, float], count: int) -> NoReturn:
-    raise FloatingPointError(
+    raise FloatingPointError(f"{_skipped(config, figures, count)}; lower the learning rate or the clipping norm")
+
+
+def _skipped(config: RunConfig, figures: dict[str, float], count: int) -> str:
+    return (
         f"{config.name}, step {count}: {int(figures['skipped_in_a_row'])} steps in a row were skipped, the last with "
-        f"loss {figures['loss']:.3g} and gradient norm {figures['gradient_norm']:.3g}; lower the learning rate or the "
-        "clipping norm"
+        f"loss {figures['loss']:.3g} and gradient norm {figures['gradient_norm']:.3g}"
     )
 
 
@@ -236,7 +241,10 @@ def _checkpoints(record: Record | None, config: RunConfig) -> Iterator[Checkpoin
 
 def _stop_signal(record: Record | None) -> contextlib.AbstractContextManager[Callable[[], int]]:
     """Says which signal asks to stop, or 0. Without a record there is nothing to save: signals act at once."""
-    return contextlib.nullcontext(lambda: 0) if record is None else stop_later()
+    if record is None:
+        return contextlib.nullcontext(lambda: 0)
+    # Among several processes JAX's service takes SIGTERM, and has all of them stop after the same step.
+    return stop_later(*([signal.SIGTERM] if jax.process_count() > 1 else []))
 
 
 def _stop_asked(asked: int, count: int, config: RunConfig) -> int:
@@ -246,11 +254,7 @@ def _stop_asked(asked: int, count: int, config: RunConfig) -> int:
     # A notice of preemption reaches the others by JAX's own service, which names the step that all stop after.
     if multihost_utils.reached_preemption_sync_point(count):
         return signal.SIGTERM
-    return _agreed(asked) if count % config.log_every == 0 else 0
-
-
-def _agreed(asked: int) -> int:
-    return int(multihost_utils.process_allgather(np.int32(asked)).max()) if jax.process_count() > 1 else asked
+    return hosts.agree(asked) if count % config.log_every == 0 else 0
 
 
 @contextlib.contextmanager

@@ -183,8 +183,11 @@ class _Progress(Protocol):
 
 
 @contextlib.contextmanager
-def progress_line(stage: str, total: int, initial: int = 0) -> Iterator[_Progress]:
+def progress_line(stage: str, total: int, initial: int = 0, *, shown: bool = True) -> Iterator[_Progress]:
     """Progress on standard error: one line that fits a terminal, or one line a minute where it goes into a file."""
+    if not shown:
+        yield _Silent()
+        return
     if not sys.stderr.isatty():
         lines = _Lines(stage, total, initial)
         yield lines
@@ -192,6 +195,11 @@ def progress_line(stage: str, total: int, initial: int = 0) -> Iterator[_Progres
         return
     with tqdm(total=total, initial=initial, desc=stage, unit="step", dynamic_ncols=True, smoothing=0.1) as bar:
         yield _Bar(bar)
+
+
+class _Silent:
+    def update(self, count: int, figures: dict[str, float]) -> None:
+        pass
 
 
 class _Bar:

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec as P
 
 from llamo_jax import sharding
@@ -29,7 +28,7 @@ from llamo_jax.models.declaration import shardings as declared_shardings
 from llamo_jax.models.parallel import Parallel
 from llamo_jax.training import bits
 from llamo_jax.training.gradients import of_sum
-from llamo_jax.training.loop import Record, RunConfig, _agreed, train
+from llamo_jax.training.loop import Record, RunConfig, train
 from llamo_jax.training.losses import LlamoLoss, LlamoLossConfig
 from llamo_jax.training.metrics import MetricsLog
 from llamo_jax.training.optim import OptimConfig, Schedule, learning_rate, transformation
@@ -258,13 +257,6 @@ def test_resumed_is_uninterrupted_bitwise(
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     steps = [line["step"] for line in lines if line["stage"] == "test"]
     assert steps == list(range(1, 9)) and len(lines) == 9  # each step once, whatever was saved and trained again
-
-
-def test_all_processes_agree_on_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _agreed(0) == 0 and _agreed(signal.SIGTERM) == signal.SIGTERM
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(multihost_utils, "process_allgather", lambda mine: np.stack([mine, np.int32(signal.SIGINT)]))
-    assert _agreed(0) == signal.SIGINT
 
 
 def test_other_and_damaged_runs_in_the_folder_are_refused(
