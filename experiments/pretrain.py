@@ -19,7 +19,7 @@ from data_pipelines.folder import LatentFolder
 from data_pipelines.loader import LatentLoader, TextLoader
 from data_pipelines.order import mixed_seed
 from experiments.recipes import RECIPES, Recipe, StageRecipe, identity
-from experiments.running import Running, Traces, keep_recipe, main, say, writable
+from experiments.running import Running, Traces, main, say, writable
 from llamo_jax import hosts, remote, sharding
 from llamo_jax.config import LlamoConfig, LLMConfig
 from llamo_jax.errors import InputError
@@ -253,10 +253,10 @@ class Pretrain(Running):
 
     def run(self) -> None:
         self.start()
+        traces = self.traces()
         llm = resolve_llm(str(remote.local(self.llm)) if remote.is_remote(self.llm) else self.llm)
         codec, latents = read_codec(remote.local(self.vae)), LatentFolder(remote.local(self.latents))
-        keep_recipe(self.out, "recipe", self.recipe, {"recipe": identity(self.recipe), "seed": self.seed})
-        bundle = pretrain(llm, codec, latents, self.traces, self.recipe, seed=self.seed)
+        bundle = pretrain(llm, codec, latents, traces, self.recipe, seed=self.seed)
         say(f"bundle -> {bundle}, metrics -> {self.out / 'metrics.jsonl'}")
 
 

@@ -318,10 +318,13 @@ def with_recipe(
 
 
 def told(recipe: Config) -> str:
-    """A recipe as lines of text, one or more for each part."""
-    values = recipe.to_json()
+    """A recipe as lines of text, one or more for each part that a command trains with."""
+    values = {name: value for name, value in recipe.to_json().items() if name not in _OF_OTHER_COMMANDS}
     lines = [f"{name}: {_words(value)}" for name, value in values.items()]
     return "\n".join(textwrap.fill(line, 118, subsequent_indent="  ") for line in lines)
+
+
+_OF_OTHER_COMMANDS = {"vae", "llm_run", "llm_rows", "recogniser_seconds"}
 
 
 def _words(value: Any) -> str:

@@ -9,10 +9,9 @@ from typing import Any
 
 import jax
 
-from experiments.recipes import told, with_recipe
+from experiments.recipes import identity, told, with_recipe
 from llamo_jax import commands, hosts, remote
 from llamo_jax.commands import Command, require_seed
-from llamo_jax.config import Config
 from llamo_jax.files import read_json
 from llamo_jax.remote import AnyPath
 from llamo_jax.training.checkpoint import require_same
@@ -28,11 +27,23 @@ class Traces:
       out: folder of the run; may be a remote one.
       profile: whether a trace of a few steps of each stage is written.
       wandb: project of Weights & Biases that figures are sent to as well; None for none.
+      recipe: what makes the run what it is, as JSON, which is kept in `out` once it trains.
     """
 
     out: AnyPath
     profile: bool = False
     wandb: str | None = None
+    recipe: dict[str, Any] | None = None
+
+    @property
+    def recipe_file(self) -> AnyPath:
+        """Where the recipe is kept."""
+        return self.out / "recipe.json"
+
+    def require_recipe(self) -> None:
+        """Raises InputError, with what differs, where the folder holds a run with another recipe."""
+        if self.recipe_file.exists():
+            require_same(read_json(self.recipe_file), self.recipe, str(self.recipe_file))
 
     @contextlib.contextmanager
     def record(self, stage: str, settings: dict[str, Any]) -> Iterator[Record]:
@@ -40,6 +51,9 @@ class Traces:
         with contextlib.ExitStack() as stack:
             log = None
             if hosts.is_first():
+                if self.recipe is not None and not self.recipe_file.exists():
+                    with remote.published(self.recipe_file) as temporary:
+                        temporary.write_text(json.dumps(self.recipe, indent=2) + "\n", encoding="utf-8")
                 mirror = stack.enter_context(remote.Mirror(self.out, "metrics.jsonl"))
                 log = stack.enter_context(MetricsLog(mirror.folder, wandb=self.wandb, settings=settings))
             profile = str(self.out / "profile" / stage) if self.profile else None
@@ -67,10 +81,18 @@ class Running(Command):
     process_id: int | None = None
     """Number of this one."""
 
-    @property
+    recipe: Any
+
     def traces(self) -> Traces:
-        """Where this run leaves its traces."""
-        return Traces(self.out, self.profile, self.wandb)
+        """Prints the effective recipe; where this run leaves its traces.
+
+        Raises:
+          InputError: a run with another recipe is there.
+        """
+        say(told(self.recipe))
+        traces = Traces(self.out, self.profile, self.wandb, {"recipe": identity(self.recipe), "seed": self.seed})
+        traces.require_recipe()
+        return traces
 
     def start(self) -> None:
         """Joins the other processes. First of all."""
@@ -86,29 +108,6 @@ def say(text: str) -> None:
     """Prints, once for all processes."""
     if hosts.is_first():
         print(text, flush=True)
-
-
-def keep_recipe(out: AnyPath, name: str, recipe: Config, identity: Any) -> None:
-    """Prints the effective recipe, and saves what makes the run what it is; a run that is there is to have the same.
-
-    Args:
-      out: folder of the run.
-      name: of the file, without suffix.
-      recipe: the effective one.
-      identity: as JSON.
-
-    Raises:
-      InputError: on a run with another recipe, with what differs.
-    """
-    say(told(recipe))
-    file = out / f"{name}.json"
-    there = file.exists()
-    hosts.barrier("recipe is looked for")
-    if there:
-        require_same(read_json(file), identity, str(file))
-    elif hosts.is_first():
-        with remote.published(file) as temporary:
-            temporary.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
 
 
 def writable(folder: AnyPath) -> contextlib.AbstractContextManager[Path]:

@@ -17,7 +17,7 @@ from data_pipelines.folder import require_replaceable as require_data_replaceabl
 from data_pipelines.latents import write_latents
 from data_pipelines.windows import WindowBatches
 from experiments.recipes import VAE_RECIPES, VAERecipe, identity
-from experiments.running import Running, Traces, keep_recipe, main, say, writable
+from experiments.running import Running, Traces, main, say, writable
 from llamo_jax import hosts, remote, sharding
 from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.models.declaration import init, shardings
@@ -116,8 +116,7 @@ class TrainVAE(Running):
         if self.vae:
             encode_data(read_codec(remote.local(self.vae)), data, self.out, max_latents=self.recipe.max_latents)
         else:
-            keep_recipe(self.out, "vae_recipe", self.recipe, {"recipe": identity(self.recipe), "seed": self.seed})
-            train_vae(data, self.traces, self.recipe, seed=self.seed)
+            train_vae(data, self.traces(), self.recipe, seed=self.seed)
         say(f"VAE -> {self.out / 'vae'}, latents -> {self.out / 'latents'}")
 
 

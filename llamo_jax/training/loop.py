@@ -163,7 +163,7 @@ def train(
                     if figures["skipped_in_a_row"] == 0:
                         losses.append(figures["loss"])
                     if log is not None:
-                        log.write(config.name, count, figures | meter.rates(count))
+                        log.write(config.name, count, figures | meter.rates(count, figures))
                     if figures["skipped_in_a_row"] >= config.guard.patience:
                         rollbacks += 1
                         state = _rolled_back(config, saved, target, record, rollbacks, figures, count)

@@ -96,8 +96,10 @@ class LlamoLoss:
         return {task: TASK_LOSSES[task].draw(self.config, rows, key) for task, rows in batch.items()}
 
     def counts(self, batch: dict[str, Batch]) -> dict[str, Counts]:
-        """Numbers of tokens that the terms of each task are means over."""
-        return {task: TASK_LOSSES[task].counts(rows) for task, rows in batch.items()}
+        """Numbers of tokens that the terms of each task are means over, and places of each stream."""
+        counts = {task: TASK_LOSSES[task].counts(rows) for task, rows in batch.items()}
+        places = {name: sum(each.size for each in segments) for name, segments in _segments(batch).items()}
+        return counts | {"places": {name: jnp.float32(count) for name, count in places.items()}}
 
     def part(
         self,
@@ -115,11 +117,24 @@ class LlamoLoss:
             term, figures = loss(params, self.model, self.config, batch[task], noise[task], counts[task], parallel)
             total += term
             metrics |= {f"{task}_{name}": value for name, value in figures.items()}
+        for name, segments in _segments(batch).items():
+            tokens = sum((each > 0).sum().astype(jnp.float32) for each in segments)
+            places = sum(each.size for each in segments)
+            metrics |= {f"{name}_tokens": tokens, f"{name}_padding": (places - tokens) / counts["places"][name]}
         return total, {"loss": total} | metrics
 
     def __call__(self, params: dict[str, Any], batch: dict[str, Batch], key: Array) -> tuple[Array, Metrics]:
         """The loss and the figures of a whole batch on one device."""
         return self.part(params, batch, self.draw(batch, key), self.counts(batch))
+
+
+def _segments(batch: dict[str, Batch]) -> dict[str, list[Array]]:
+    """Stream -> segments of its rows, of all tasks."""
+    streams = {
+        "text": [rows.text.segments for rows in batch.values()],
+        "motion": [rows.motion.segments for rows in batch.values() if rows.motion is not None],
+    }
+    return {name: segments for name, segments in streams.items() if segments}
 
 
 class Noise(NamedTuple):

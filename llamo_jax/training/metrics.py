@@ -160,10 +160,17 @@ class Meter:
             else:
                 self._waited[what] += took
 
-    def rates(self, count: int) -> dict[str, float]:
-        """Figures of the steps since the start: seconds and waiting of one, and what the devices do in a second."""
+    def rates(self, count: int, figures: dict[str, float]) -> dict[str, float]:
+        """Figures of the steps since the start: seconds and waiting of one, and what is done in a second.
+
+        Args:
+          count: steps that are done.
+          figures: of the last; what is called *_tokens there gets a rate.
+        """
+        tokens = {name: value for name, value in figures.items() if name.endswith("_tokens")}
         steps, seconds = count - self._count, max(time.monotonic() - self._since, 1e-9)
         figures = {"steps_per_second": steps / seconds, "step_seconds": seconds / steps}
+        figures |= {f"{name}_per_second": value * steps / seconds for name, value in tokens.items()}
         figures |= {f"{what}_seconds": waited / steps for what, waited in self._waited.items()}
         if self._work.flops:
             each = self._work.flops * steps / seconds / self._work.devices

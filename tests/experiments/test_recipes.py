@@ -33,6 +33,6 @@ def test_a_solver_that_does_not_exist_is_told() -> None:
 
 def test_an_unknown_recipe_is_told() -> None:
     with pytest.raises(
-        InputError, match='recipe "paper-3c" does not exist; .* bandai_namco, .*; did you mean "paper-3b"'
+        InputError, match=r'recipe "paper-3c" does not exist; .* bandai_namco, .*; did you mean "paper-3b"'
     ):
         recipe_named("paper-3c")
