@@ -96,6 +96,11 @@ class Parallel:
         whole = {path: self._sum(leaf, self._shared(path)) for path, leaf in gradients.items()}
         return whole, {name: self._sum(value, ROWS) for name, value in figures.items()}
 
+    def zeros_of_rows(self, figures: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Array]:
+        """Figures at zero, as each device has those of its own rows."""
+        zeros = {name: jnp.zeros(value.shape, value.dtype) for name, value in figures.items()}
+        return zeros if self.mesh is None else {name: self._varying(value, ROWS) for name, value in zeros.items()}
+
     def _shared(self, path: str) -> tuple[str, ...]:
         """The axes of rows that a parameter is not split over."""
         return tuple(axis for axis in ROWS if axis not in self.specs[path])

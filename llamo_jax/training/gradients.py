@@ -77,7 +77,16 @@ def of_sum(loss: SummedLoss, parallel: Parallel = ALONE, *, parts: int = 1) -> G
 
                 return jax.grad(value, has_aux=True)(trained)
 
-            return parallel.totals(*(of(rows) if parts == 1 else _in_parts(of, rows, parts)))
+            if parts == 1:
+                return parallel.totals(*of(rows))
+            rows = _in_parts(rows, parts)
+            figures = jax.eval_shape(of, jax.tree.map(lambda leaf: leaf[0], rows))[1]
+            zeros = jax.tree.map(jnp.zeros_like, trained), parallel.zeros_of_rows(figures)
+
+            def add(total: Any, part: Any) -> tuple[Any, None]:
+                return jax.tree.map(jnp.add, total, of(part)), None
+
+            return parallel.totals(*jax.lax.scan(add, zeros, rows)[0])
 
         if parallel.mesh is None:
             return on_each(trained, fixed, (batch, noise), counts)
@@ -94,23 +103,10 @@ def of_sum(loss: SummedLoss, parallel: Parallel = ALONE, *, parts: int = 1) -> G
     return gradients
 
 
-def _in_parts(of: Callable[[Any], Any], rows: Any, parts: int) -> Any:
-    """The sum of `of` over parts of the rows, one at a time."""
+def _in_parts(rows: Any, parts: int) -> Any:
+    """Rows in equal parts, on a first axis."""
     sizes = {len(leaf) for leaf in jax.tree.leaves(rows)}
     if uneven := sorted(size for size in sizes if size % parts):
         found = f"{', '.join(map(str, uneven))} rows on each device cannot be taken in {parts} parts"
         raise InputError(f"{found}; choose a number of parts that divides them")
-    rows = jax.tree.map(lambda leaf: leaf.reshape(parts, len(leaf) // parts, *leaf.shape[1:]), rows)
-    shapes = jax.eval_shape(of, jax.tree.map(lambda leaf: leaf[0], rows))
-    zeros = jax.tree.map(_zeros, shapes)
-
-    def add(total: Any, rows: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, of(rows)), None
-
-    return jax.lax.scan(add, zeros, rows)[0]
-
-
-def _zeros(like: jax.ShapeDtypeStruct) -> Array:
-    zeros = jnp.zeros(like.shape, like.dtype)
-    varying = tuple(getattr(like, "vma", None) or ())
-    return jax.lax.pcast(zeros, varying, to="varying") if varying else zeros
+    return jax.tree.map(lambda leaf: leaf.reshape(parts, len(leaf) // parts, *leaf.shape[1:]), rows)
