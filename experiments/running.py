@@ -5,7 +5,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -34,11 +34,12 @@ class Traces:
     profile: bool = False
     wandb: str | None = None
     recipe: dict[str, Any] | None = None
+    recipe_name: str = "recipe.json"
 
     @property
     def recipe_file(self) -> AnyPath:
         """Where the recipe is kept."""
-        return self.out / "recipe.json"
+        return self.out / self.recipe_name
 
     def require_recipe(self) -> None:
         """Raises InputError, with what differs, where the folder holds a run with another recipe."""
@@ -81,6 +82,8 @@ class Running(Command):
     process_id: int | None = None
     """Number of this one."""
 
+    recipe_name: ClassVar[str] = "recipe.json"
+    """Of the file in the run's folder; several commands may share a folder."""
     recipe: Any
 
     def traces(self) -> Traces:

@@ -6,7 +6,7 @@ python -m experiments.train_vae --data DIR --out DIR --vae VAE      write latent
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import numpy as np
@@ -108,6 +108,7 @@ class TrainVAE(Running):
     vae: AnyPath | None = None
     """Folder of a trained VAE: none is trained, and the data is encoded with this one (`llamo convert
     from-motionstreamer`)."""
+    recipe_name: ClassVar[str] = "recipe_vae.json"
     recipe: Annotated[VAERecipe, tyro.conf.arg(name="")]
 
     def run(self) -> None:
