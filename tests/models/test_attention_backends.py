@@ -1,6 +1,8 @@
 """Every kernel attends as `xla` does, on packed rows of both streams, forward and backward, and on a mesh."""
 
 import functools
+import importlib.util
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llamo_jax import sharding
 from llamo_jax.errors import InputError
@@ -173,6 +176,36 @@ def test_cudnn_is_xla_on_a_gpu(width: int) -> None:
     for ours, theirs in zip(jax.tree.leaves(gradients), jax.tree.leaves(of_xla), strict=True):
         ours, theirs = np.asarray(ours, np.float32), np.asarray(theirs, np.float32)
         assert np.abs(ours - theirs).max() < 2e-2 * np.abs(theirs).max()
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler")
+@pytest.mark.parametrize(
+    ("width", "lengths", "window"), [(64, (256, 256), None), (128, (100, 700), None), (32, (60, 40), 16)]
+)
+def test_splash_compiles_for_tpus(width: int, lengths: tuple[int, int], window: int | None) -> None:
+    """With gradients, in a map over rows and heads: a kernel forward and one backward."""
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5p:2x2x1").devices
+    mesh = Mesh(np.array(devices).reshape(2, 1, 2), sharding.MESH_AXES)
+    place, heads = PartitionSpec(("data", "fsdp")), PartitionSpec(("data", "fsdp"), "tensor")
+
+    def abstract(spec: PartitionSpec, *shape: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    streams = [Places(*[abstract(place, 4, length, dtype=jnp.int32)] * 2) for length in lengths]
+    inputs = [tuple(abstract(heads, 4, count, length, width) for count in (8, 4, 4)) for length in lengths]
+
+    def on_each(streams: Any, inputs: Any) -> Any:
+        def loss(inputs: Any) -> jax.Array:
+            found = attend(plan(streams, window=window, backend="splash"), inputs)
+            return jax.lax.psum(weighted(streams, [part.astype(jnp.float32) for part in found]), sharding.MESH_AXES)
+
+        return jax.grad(loss)(inputs)
+
+    mapped = jax.shard_map(on_each, mesh=mesh, in_specs=(place, heads), out_specs=heads)
+    text = jax.jit(mapped).lower(streams, inputs).compile().as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
 
 
 def test_the_backend_is_the_platforms() -> None:
