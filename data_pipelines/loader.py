@@ -123,10 +123,15 @@ class LatentLoader(ShardedBatches):
         for number, (name, rows) in enumerate(self._rows.items()):
             sampler = self._sampler(TASKS[name], self._orders[number], shard)
             samples = sample_stream(sampler, config.seed, number, shard)
-            seed = mixed_seed(config.seed, number, shard)
-            streams.append(
-                packed_batches(samples, rows=rows, text_len=config.text_len, motion_len=config.motion_len, seed=seed)
+            packed = packed_batches(
+                samples,
+                rows=rows,
+                text_len=config.text_len,
+                motion_len=config.motion_len,
+                seed=mixed_seed(config.seed, number, shard),
+                shards=config.shards,
             )
+            streams.append(packed)
         return _named(tuple(self._rows), streams)
 
     def _sampler(
@@ -228,9 +233,15 @@ class TextLoader(ShardedBatches):
 
         # The seed of shard 0 is that of no shards: trailing zeros do not count.
         samples = sample_stream(sample, config.seed, 0, shard)
-        seed = mixed_seed(config.seed, 0, shard)
-        batches = packed_batches(samples, rows=self._rows, text_len=config.text_len, motion_len=None, seed=seed)
-        return _named(("text",), [batches])
+        packed = packed_batches(
+            samples,
+            rows=self._rows,
+            text_len=config.text_len,
+            motion_len=None,
+            seed=mixed_seed(config.seed, 0, shard),
+            shards=config.shards,
+        )
+        return _named(("text",), [packed])
 
     def _first(self, caption: str, wording: int) -> list[int]:
         return prompts.motion_prompt(self._tokenizer, caption, wording)

@@ -4,6 +4,7 @@ A sample is a dict of arrays [l, ...] of the text stream and [m, ...] of the mot
 `Batch.arrays`. `prompts.py` draws the order of what is in it.
 """
 
+import math
 from collections.abc import Sequence
 
 import grain
@@ -26,6 +27,9 @@ MOTION_STREAM = (
 
 BATCHES_PER_GROUP = 4
 """Rows are packed in groups of this many batches: the more, the less padding."""
+
+ROWS_PER_GROUP = 48
+"""Shards have few rows in a batch, and are packed in groups of about this many rows at least."""
 
 
 def text_to_motion(prompt: Sequence[int], latents: Float[np.ndarray, "n Z"], *, complete: bool) -> Sample:
@@ -110,7 +114,13 @@ def _motion(latents: Float[np.ndarray, "n Z"], first_position: int) -> Sample:
 
 
 def packed_batches(
-    samples: grain.IterDataset, *, rows: int, text_len: int, motion_len: int | None, seed: int
+    samples: grain.IterDataset,
+    *,
+    rows: int,
+    text_len: int,
+    motion_len: int | None,
+    seed: int,
+    shards: int = 1,
 ) -> grain.IterDataset:
     """Batches of `rows` rows in which samples lie one after the other, first fit (Grain).
 
@@ -123,6 +133,7 @@ def packed_batches(
       text_len: text tokens in a row.
       motion_len: motion slots in a row; None for samples without a motion stream.
       seed: of the order of rows.
+      shards: that a whole batch is made of, of which this is one.
 
     Returns:
       Dataset of `Batch`es.
@@ -130,12 +141,13 @@ def packed_batches(
     lengths = dict.fromkeys(TEXT_STREAM, text_len)
     if motion_len is not None:
         lengths |= dict.fromkeys(MOTION_STREAM, motion_len)
+    batches = BATCHES_PER_GROUP if shards == 1 else max(BATCHES_PER_GROUP, math.ceil(ROWS_PER_GROUP / rows))
     # Grain adds segment ids to every field that is not "meta": one field a stream is enough.
     meta = [name for name in lengths if name not in ("text/tokens", "motion/latents")]
     packed = grain.experimental.FirstFitPackIterDataset(
         samples,
         length_struct=lengths,
-        num_packing_bins=rows * BATCHES_PER_GROUP,
+        num_packing_bins=rows * batches,
         seed=seed,
         shuffle_bins=True,
         meta_features=meta,
