@@ -23,6 +23,7 @@ from llamo_jax.errors import InputError
 Tree = TypeVar("Tree")
 
 _JOIN_SECONDS = 300
+_TPU = "tpu"
 
 
 def start(
@@ -35,7 +36,8 @@ def start(
     """Joins the processes of a run; before anything else that asks for devices.
 
     Without arguments, processes that Cloud TPU, Slurm or Open MPI started find each other, and one that none of these
-    started is alone. A second call does nothing.
+    started is alone. A second call does nothing. From here on JAX meets SIGTERM, and tells all processes of it
+    (`multihost_utils.reached_preemption_sync_point`).
 
     Args:
       coordinator: address of process 0, as "10.0.0.1:1234".
@@ -57,7 +59,8 @@ def start(
             )
     else:
         _require_in_range(coordinator, num_processes, process_id)
-    if jax.distributed.is_initialized() or (missing and not _in_cluster(os.environ)):
+    launcher = _launcher(os.environ) if missing else "flags"
+    if jax.distributed.is_initialized() or launcher is None:
         return
     if process_id:
         _wait_for(coordinator, join_seconds)
@@ -65,9 +68,12 @@ def start(
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=join_seconds)
     except ValueError as error:
-        if missing and "should be defined" in str(error):
-            return  # a TPU of one host, where nothing says of others
-        raise
+        if launcher == _TPU and "should be defined" in str(error):
+            return  # of one host, where nothing says of others
+        raise InputError(
+            f"{launcher} has started several processes, and JAX does not find them ({error}); give coordinator, "
+            "num_processes and process_id"
+        ) from error
     except jax.errors.JaxRuntimeError as error:
         reason = " ".join(str(error).split())
         raise InputError(
@@ -103,16 +109,16 @@ def _wait_for(coordinator: str, seconds: float) -> None:
             time.sleep(1)
 
 
-def _in_cluster(environment: Mapping[str, str]) -> bool:
-    """Whether something that JAX knows has started this process beside others."""
+def _launcher(environment: Mapping[str, str]) -> str | None:
+    """What has started this process beside others; None where it is alone."""
     slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
     if all(name in environment for name in slurm):
         # Under Slurm JAX gives each process one GPU: one process alone is to keep all of them.
-        return int(environment["SLURM_NTASKS"]) > 1
-    if "OMPI_MCA_orte_hnp_uri" in environment:
-        return int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
-    platforms = environment.get("JAX_PLATFORMS", "tpu")
-    return ("tpu" in platforms or not platforms) and importlib.util.find_spec("libtpu") is not None
+        return "Slurm" if int(environment["SLURM_NTASKS"]) > 1 else None
+    if "OMPI_COMM_WORLD_SIZE" in environment:
+        return "Open MPI" if int(environment["OMPI_COMM_WORLD_SIZE"]) > 1 else None
+    platforms = environment.get("JAX_PLATFORMS") or _TPU
+    return _TPU if _TPU in platforms and importlib.util.find_spec("libtpu") is not None else None
 
 
 def is_first() -> bool:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from data_pipelines.write import write_folder
 from llamo_jax import commands, remote
 from llamo_jax.errors import InputError
 from llamo_jax.files import read_json, write_json
+from llamo_jax.storage.bundle import read_bundle, require_replaceable, write_bundle
 from llamo_jax.storage.huggingface import load_llm, load_tokenizer, resolve_llm
 from llamo_jax.training.metrics import MetricsLog
 from tests import fake_bucket
@@ -122,6 +124,16 @@ def test_an_llm_and_a_single_file(bucket: type[Bucket], llm_folder: Path, tmp_pa
     assert copy.name == "figures of a run.json" and read_json(copy) == {"a": 1}
     with pytest.raises(InputError, match="gs://bucket/new: is a folder"), remote.published("gs://bucket/new"):
         pytest.fail("told after the work")
+
+
+def test_a_bundle_goes_there_and_back(bucket: type[Bucket], bundle: Path) -> None:
+    kept = read_bundle(bundle)
+    with remote.published("gs://bucket/a run/bundle", directory=True) as folder:
+        write_bundle(folder, kept)
+    require_replaceable(remote.path("gs://bucket/a run/bundle"))
+    back = read_bundle(remote.local("gs://bucket/a run/bundle"))  # compares every file with its hash
+    assert back.config == kept.config and back.info == kept.info
+    jax.tree.map(np.testing.assert_array_equal, back.params, kept.params)
 
 
 def test_what_is_not_there_or_cannot_be_reached_is_told(

@@ -149,15 +149,29 @@ SLURM = {"SLURM_JOB_ID": "9", "SLURM_STEP_NODELIST": "a,b", "SLURM_PROCID": "1",
 
 
 @pytest.mark.parametrize(
-    ("environment", "clustered"),
+    ("environment", "launcher"),
     [
-        ({}, False),
-        (SLURM | {"SLURM_NTASKS": "16"}, True),
-        (SLURM | {"SLURM_NTASKS": "1"}, False),
-        ({"SLURM_JOB_ID": "9", "SLURM_NTASKS": "16"}, False),  # outside of srun
-        ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.96.0.1:1", "OMPI_COMM_WORLD_SIZE": "4"}, True),
-        ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.96.0.1:1", "OMPI_COMM_WORLD_SIZE": "1"}, False),
+        ({}, None),
+        (SLURM | {"SLURM_NTASKS": "16"}, "Slurm"),
+        (SLURM | {"SLURM_NTASKS": "1"}, None),
+        ({"SLURM_JOB_ID": "9", "SLURM_NTASKS": "16"}, None),  # outside of srun
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "Open MPI"),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, None),
     ],
 )
-def test_who_has_started_others_too(environment: dict, clustered: bool) -> None:
-    assert hosts._in_cluster(environment | {"JAX_PLATFORMS": "cpu"}) == clustered
+def test_who_has_started_others_too(environment: dict, launcher: str | None) -> None:
+    assert hosts._launcher(environment | {"JAX_PLATFORMS": "cpu"}) == launcher
+
+
+def test_processes_that_do_not_find_each_other_are_no_runs_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def initialize(*given: object, **options: object) -> None:
+        assert given == (None, None, None)
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    with pytest.raises(InputError, match=r"Open MPI has started several processes, and JAX does not .*give"):
+        hosts.start()
+    monkeypatch.delenv("OMPI_COMM_WORLD_SIZE")
+    monkeypatch.setattr(hosts, "_launcher", lambda environment: "tpu")
+    hosts.start()  # one host alone
