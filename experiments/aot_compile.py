@@ -1,65 +1,63 @@
 """Compiles the real training step for TPUs that are not here, and says what it takes.
 
-python -m experiments.aot_compile --preset llama-3.1-8b --topology v5p:4x4x4 --mesh 1,64,1 --stage 2
+python -m experiments.aot_compile --preset llama-3.1-8b --topology v5p:4x4x4 --mesh 4,16,1 --stage 2 --rows 1024
 
-Needs the TPU compiler (`pip install jax[tpu]`, in an environment of its own), no TPU.
+Needs the TPU compiler (`pip install jax[tpu]`, in an environment of its own), no TPU. LIBTPU_INIT_ARGS holds here as it
+does on a TPU.
 """
 
+import contextlib
 import dataclasses
+import math
 import os
+import re
 import time
 from collections import Counter
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from experiments.recipes import ALIGNMENT, ALL_MOTION, HEADS
 from llamo_jax import sharding
 from llamo_jax.batch import Batch, MotionRows, TextRows
 from llamo_jax.commands import Reporting
-from llamo_jax.config import LlamoConfig
+from llamo_jax.config import LlamoConfig, SamplingConfig, require
 from llamo_jax.errors import InputError
-from llamo_jax.models import llamo
+from llamo_jax.inference import decoding
+from llamo_jax.models import flow, llamo
+from llamo_jax.models.cache import KVCache
 from llamo_jax.models.declaration import abstract, shardings
 from llamo_jax.models.parallel import Parallel
 from llamo_jax.presets import LLMS, llamo_config
-from llamo_jax.training.collectives import collectives_of, table
-from llamo_jax.training.flops import step_flops
+from llamo_jax.training.collectives import Collective, collectives_of, table
+from llamo_jax.training.compiled import product_flops
+from llamo_jax.training.devices import DEVICES, WRAPS, Device
+from llamo_jax.training.flops import step_flops, tower_weights
 from llamo_jax.training.gradients import of_sum
 from llamo_jax.training.losses import LlamoLoss, LlamoLossConfig
 from llamo_jax.training.optim import OptimConfig
 from llamo_jax.training.step import TrainState, compile_step, make_step
+from llamo_jax.training.traffic import Layout, memory_bytes, network_bytes
 from llamo_jax.trees import flatten
 
-
-class Chip(NamedTuple):
-    """Published peaks of a chip.
-
-    Attributes:
-      flops: bfloat16 operations a second.
-      memory: bytes.
-      bandwidth: of the memory, bytes a second.
-      network: of all links to other chips, bytes a second.
-    """
-
-    flops: float
-    memory: float
-    bandwidth: float
-    network: float
-
-
-CHIPS = {
-    "v5p": Chip(459e12, 95e9, 2765e9, 600e9),
-    "v5e": Chip(197e12, 16e9, 819e9, 200e9),
-    "v6e": Chip(918e12, 32e9, 1640e9, 448e9),
-}
-"""Source: the system architecture pages of Cloud TPU, November 2026."""
+KINDS = {"v5p": "TPU v5", "v5e": "TPU v5 lite", "v6e": "TPU v6 lite"}
+"""Version, as topologies are named -> kind of device."""
 
 STAGES = {1: (ALIGNMENT, {"t2m": 0.5, "m2t": 0.5}), 2: (ALL_MOTION, {"t2m": 0.8, "m2t": 0.2}), 3: (HEADS, {"t2m": 1.0})}
 """Stage -> what trains, and the share of each task (LLaMo, Training)."""
+
+STANDARD = (
+    ("llama-3.2-1b", "v5p:4x4x4", "4,16,1", 1024),
+    ("llama-3.2-3b", "v5p:4x4x4", "4,16,1", 1024),
+    ("llama-3.1-8b", "v5p:4x4x4", "4,16,1", 1024),
+    ("llama-3.1-8b", "v5e:16x16", "1,256,1", 1024),
+    ("llama-3.1-8b", "v6e:16x16", "1,256,1", 4096),
+)
+"""Preset, topology, mesh and rows of the table that is printed where no preset is named."""
 
 
 def abstract_batch(rows: int, *, text_len: int, motion_len: int, channels: int) -> Batch:
@@ -75,11 +73,18 @@ def abstract_batch(rows: int, *, text_len: int, motion_len: int, channels: int) 
 
 
 def compiled_step(
-    config: LlamoConfig, mesh: Mesh, *, trains: tuple[str, ...], rows: dict[str, int], text_len: int, motion_len: int
+    config: LlamoConfig,
+    mesh: Mesh,
+    *,
+    trains: tuple[str, ...],
+    rows: dict[str, int],
+    text_len: int,
+    motion_len: int,
+    remat: Literal["none", "minimal", "full", "offload"] = "full",
 ) -> Any:
     """The compiled step of a stage, from shapes alone: text tower in bfloat16, all that may train in float32."""
     placed = shardings(llamo.Model, config, mesh)
-    parallel = Parallel.of(placed, mesh, config.text, remat="full")
+    parallel = Parallel.of(placed, mesh, config.text, remat=remat)
     flat = flatten(abstract(llamo.Model, config))
     frozen = {
         path: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=placed[path])
@@ -102,15 +107,206 @@ def compiled_step(
     return compile_step(make_step(gradients, optim, trained, placed, seed=0), state, frozen, batches, mesh)
 
 
+def compiled_draw(config: LlamoConfig, device: Any, *, samples: int, slots: int, sampling: SamplingConfig) -> Any:
+    """The compiled decode step on one device: a latent of each sample, with a cache of so many slots."""
+    sides = 2 if sampling.guided else 1
+    tree = abstract(llamo.Model, config)
+    tree["text"] = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), tree["text"])
+    params = jax.eval_shape(llamo.decoding_params, tree)
+    times = jax.eval_shape(lambda head: flow.schedule(head, solver=sampling.solver, steps=sampling.steps),
+                           params["flow_head"])  # fmt: skip
+
+    def state() -> decoding.Decoding:
+        return decoding.Decoding(
+            KVCache.empty(config.text, sides * samples, slots, jnp.bfloat16),
+            position=jnp.zeros((sides, samples), jnp.int32),
+            hidden=jnp.zeros((sides, samples, config.text.width), jnp.bfloat16),
+            latent=jnp.zeros((samples, config.latent_channels)),
+            index=jnp.zeros(samples, jnp.int32),
+            survival=jnp.ones(samples),
+            keys=jax.random.split(jax.random.key(0), samples),
+        )
+
+    here = jax.sharding.SingleDeviceSharding(device)
+    params, times, like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        (params, times, jax.eval_shape(state)),
+    )
+    return decoding.draw.lower(params, config, sampling, times, like).compile()
+
+
+class Torus:
+    """Which links of the network each axis of a mesh has.
+
+    Args:
+      mesh: of TPUs, with coordinates.
+      device: their peaks.
+    """
+
+    def __init__(self, mesh: Mesh, device: Device):
+        self._device, self._mesh = device, mesh
+        flat = mesh.devices.flatten()
+        grid = np.array([[*each.coords, getattr(each, "slice_index", 0) or 0] for each in flat])
+        *sizes, self.slices = grid.max(0) + 1
+        wraps = WRAPS[flat[0].device_kind]
+        grid = grid.reshape(*mesh.devices.shape, -1)
+        self._links: dict[str, int] = {}
+        self._hops: dict[str, float] = {}
+        for index, name in enumerate(mesh.axis_names):
+            line = np.moveaxis(grid, index, 0)[:, 0, 0]
+            steps = [(len(set(line[:, axis].tolist())), size) for axis, size in enumerate(sizes)]
+            rings = [(n, n == size >= wraps) for n, size in steps if n > 1]
+            self._links[name] = sum(2 if ring else 1 for _, ring in rings)
+            self._hops[name] = sum(n / 4 if ring else n / 2 for n, ring in rings)
+
+    def seconds(self, each: Collective) -> tuple[float, float]:
+        """(inside of slices, between them) for one kind of collective.
+
+        Inside: the bytes that a device sends, over the links of the axes of the torus that the mesh axes lie along, two
+        for an axis that is a ring, one for a line. What is sent all-to-all goes on through a quarter of each ring.
+        Where data spans slices, each slice sums first, and a chip exchanges its part of that with other slices.
+        """
+        axes = [name for name in self._mesh.axis_names if name in each.mesh_axes]
+        rate = max(1, sum(self._links[name] for name in axes)) * self._device.link
+        hops = max(1.0, sum(self._hops[name] for name in axes)) if each.op == "all-to-all" else 1.0
+        if self.slices == 1 or "data" not in axes or each.op != "all-reduce":
+            return each.bytes * hops / rate, 0.0
+        others = int(np.prod([self._mesh.shape[name] for name in axes])) // self.slices
+        whole = each.count * each.size
+        between = 2 * (self.slices - 1) / self.slices * whole / others / (self._device.outside or self._device.link)
+        return 2 * (others - 1) / others * whole / rate, between
+
+
+def train_step(
+    preset: str,
+    topology: str,
+    slices: int,
+    mesh: str,
+    *,
+    stage: int,
+    rows: int,
+    text_len: int,
+    motion_len: int,
+    remat: Literal["none", "minimal", "full", "offload"],
+) -> tuple[str, dict[str, Any]]:
+    """Compiles a training step; what it takes as text and as figures.
+
+    Raises:
+      InputError: there is no such preset, stage or topology, the rows do not divide, or it does not fit.
+    """  # fmt: skip
+    require(preset in LLMS and stage in STAGES,
+            f"--preset {preset}, --stage {stage}; expected one of {', '.join(LLMS)}; 1 to 3")  # fmt: skip
+    shape, config = sharding.mesh_shape(mesh), llamo_config(LLMS[preset])
+    devices = sharding.mesh_of(devices_of(topology, slices, shape), shape)
+    device = DEVICES[devices.devices.flat[0].device_kind]
+    trains, shares = STAGES[stage]
+    counts = _rows(shares, rows, shape[0] * shape[1])
+    layout = Layout(shape, counts, text_len, motion_len, trains, remat)
+    where = f"{topology}{f' x {slices}' if slices > 1 else ''}"
+    started = time.monotonic()
+    with _fitting(f"{preset}, stage {stage}, {where}, mesh {mesh}, {rows} rows", "more fsdp or tensor, fewer rows, "
+                  "or --remat full"):  # fmt: skip
+        step = compiled_step(
+            config, devices, trains=trains, rows=counts, text_len=text_len, motion_len=motion_len, remat=remat
+        )
+    seconds = time.monotonic() - started
+    text = step.as_text()
+    found, memory = collectives_of(text, devices), _memory(step)
+    lengths = {"text_len": text_len, "motion_len": motion_len}
+    flops = step_flops(config, counts, **lengths, timesteps=LlamoLossConfig().timesteps_per_latent, trains=trains)
+    total, executed = sum(flops.values()), product_flops(text)
+    if "custom-call" in text and "splash" in text:
+        executed += flops["attention"] / devices.size
+    moved, paper = memory_bytes(config, layout), network_bytes(config, layout)
+    torus = Torus(devices, device)
+    crossing = [torus.seconds(each) for each in found]
+    times = {
+        "compute": executed / device.flops,
+        "memory": sum(moved.values()) / device.bandwidth,
+        "network": sum(inside + between for inside, between in crossing),
+    }
+    bound, at_peak = max(times, key=lambda name: times[name]), total / devices.size / device.flops
+    limits = {"network_hidden": at_peak / max(times.values()),
+              "network_counted": at_peak / (max(times["compute"], times["memory"]) + times["network"])}  # fmt: skip
+    by_kind, used = Counter[tuple[str, str]](), sum(memory.values())
+    for each in found:
+        by_kind[each.op, "+".join(each.mesh_axes) or "-"] += each.bytes
+    lines = [
+        f"{preset}, stage {stage}, {where}, mesh {mesh}, {counts}, {text_len} + {motion_len} a row, remat {remat}: "
+        f"{seconds:.0f} s to compile",
+        *(f"  {kind:<26} {size / 1e9:9.2f} GB" for kind, size in memory.items()),
+        f"  {'of a chip':<26} {used / 1e9:9.2f} GB of {device.memory / 1e9:.0f}",
+        *(f"  {part:<26} {count / 1e12:9.1f} TFLOP" for part, count in flops.items()),
+        f"  {'all':<26} {total / 1e12:9.1f} TFLOP; {executed * devices.size / 1e12:.1f} with what is computed again",
+        *(f"  {op + ' over ' + axes:<26} {size / 1e6:9.1f} MB sent by a chip{_beside(paper, op, axes)}"
+          for (op, axes), size in by_kind.most_common()),
+        *(f"  {what:<26} {1000 * value:9.1f} ms at peak" for what, value in times.items()),
+        f"  {'between slices, of that':<26} {1000 * sum(between for _, between in crossing):9.1f} ms",
+        f"  bound by {bound}; MFU at most {limits['network_hidden']:.0%} with the network hidden behind the rest, "
+        f"{limits['network_counted']:.0%} with none of it hidden",
+        table(found[:20]),
+    ]  # fmt: skip
+    figures = {
+        "preset": preset, "stage": stage, "topology": topology, "slices": slices, "mesh": list(shape), "rows": counts,
+        **lengths, "remat": remat, "libtpu_arguments": os.environ.get("LIBTPU_INIT_ARGS", ""),
+        "memory_bytes": memory, "memory_of_a_chip": device.memory, "flops": total, "flops_of_parts": flops,
+        "flops_executed": executed * devices.size,
+        "collectives": [dataclasses.asdict(each) for each in found],
+        "collective_bytes_on_paper": {f"{op} {axis}": size for (op, axis), size in paper.items()},
+        "hbm_bytes": moved, "seconds": times, "seconds_between_slices": sum(between for _, between in crossing),
+        "bound": bound, "mfu_at_most": limits, "compile_seconds": seconds,
+    }  # fmt: skip
+    return "\n".join(lines), figures
+
+
+def decode_step(preset: str, topology: str, *, samples: int, slots: int) -> tuple[str, dict[str, Any]]:
+    """Compiles a decode step, one latent of each sample on one chip; what it takes as text and as figures.
+
+    Raises:
+      InputError: there is no such preset or topology, or it does not fit.
+    """
+    require(preset in LLMS, f"--preset {preset}; expected one of {', '.join(LLMS)}")
+    config, sampling = llamo_config(LLMS[preset]), SamplingConfig()
+    chip = devices_of(topology, 1, None)[0]
+    device = DEVICES[chip.device_kind]
+    started = time.monotonic()
+    with _fitting(f"{preset}, decoding {samples} samples on one chip of {topology}", "fewer samples or slots, or a "
+                  "chip with more memory"):  # fmt: skip
+        step = compiled_draw(config, chip, samples=samples, slots=slots, sampling=sampling)
+    seconds, memory = time.monotonic() - started, _memory(step)
+    executed = product_flops(step.as_text())
+    times = {"compute": executed / device.flops, "memory": memory["arguments"] / device.bandwidth, "network": 0.0}
+    bound = max(times, key=lambda name: times[name])
+    used, longest = sum(memory.values()), max(times.values())
+    lines = [
+        f"{preset}, one latent of {samples} samples on one chip of {topology}, cache of {slots} slots, "
+        f"{sampling.solver}, {sampling.steps} steps, guidance {sampling.guidance}: {seconds:.0f} s to compile",
+        *(f"  {kind:<26} {size / 1e9:9.2f} GB" for kind, size in memory.items()),
+        f"  {'of a chip':<26} {used / 1e9:9.2f} GB of {device.memory / 1e9:.0f}, beside the text tower's "
+        f"{2 * tower_weights(config, motion=False) / 1e9:.1f}",
+        *(f"  {what:<26} {1000 * value:9.2f} ms at peak" for what, value in times.items()),
+        f"  bound by {bound}: at most {1 / longest:.0f} latents a second of each sample, 7.5 are real time",
+    ]
+    figures = {
+        "preset": preset, "topology": topology, "samples": samples, "slots": slots, "memory_bytes": memory,
+        "memory_of_a_chip": device.memory, "flops": executed, "collectives": [], "seconds": times, "bound": bound,
+        "compile_seconds": seconds,
+    }  # fmt: skip
+    return "\n".join(lines), figures
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AotCompile(Reporting):
-    """Compile the training step of a stage for a TPU topology, and print memory, operations, collectives and bounds."""
+    """Compile a training step, or a decode step, for a TPU topology that is not here, and print memory, operations,
+    collectives, times at the chip's peaks, and the bound that follows. Without a preset: a table of five steps."""
 
-    preset: str = "llama-3.2-1b"
+    preset: str | None = None
     """Of the LLM, in `presets.LLMS`."""
-    topology: str = "v5p:2x2x2"
-    """Chip and shape."""
-    mesh: str = "1,8,1"
+    topology: str = "v5p:4x4x4"
+    """Version and shape of a slice."""
+    slices: int = 1
+    """Slices of that shape; data goes from one to another."""
+    mesh: str = "4,16,1"
     """Sizes of the axes data, fsdp and tensor."""
     stage: int = 2
     """1 alignment, 2 joint training, 3 annealing of the heads."""
@@ -120,62 +316,105 @@ class AotCompile(Reporting):
     """Tokens of a row."""
     motion_len: int = 256
     """Slots of a row."""
+    remat: Literal["none", "minimal", "full", "offload"] = "full"
+    """What is kept of a layer for the backward pass: all, its large products, its input, the products on the host."""
+    decode: int = 0
+    """Compile the decode step of so many samples in place of the training step."""
+    cache: int = 512
+    """Slots of the cache of a decode step."""
 
     def run(self) -> None:
-        if self.preset not in LLMS or self.stage not in STAGES:
-            raise InputError(f"--preset {self.preset}, --stage {self.stage}; expected one of {', '.join(LLMS)}; 1 to 3")
-        name = self.topology.partition(":")[0]
-        if name not in CHIPS:
-            raise InputError(f'--topology "{self.topology}"; expected one of {", ".join(CHIPS)}, as v5p:4x4x4')
-        shape, chip, config = sharding.mesh_shape(self.mesh), CHIPS[name], llamo_config(LLMS[self.preset])
-        mesh = Mesh(_devices(self.topology, shape), sharding.MESH_AXES, axis_types=(AxisType.Auto,) * 3)
-        trains, shares = STAGES[self.stage]
-        rows = _rows(shares, self.rows, shape[0] * shape[1])
-        lengths = {"text_len": self.text_len, "motion_len": self.motion_len}
-        started = time.monotonic()
-        step = compiled_step(config, mesh, trains=trains, rows=rows, **lengths)
-        seconds = time.monotonic() - started
-        memory, found = step.memory_analysis(), collectives_of(step.as_text(), mesh)
-        kinds = {
-            "arguments": memory.argument_size_in_bytes, "results beyond them": memory.output_size_in_bytes
-            - memory.alias_size_in_bytes, "temporary": memory.temp_size_in_bytes,
-            "code": memory.generated_code_size_in_bytes,
-        }  # fmt: skip
-        flops = step_flops(config, rows, **lengths, timesteps=LlamoLossConfig().timesteps_per_latent)
-        total, used = sum(flops.values()), sum(kinds.values())
-        times = {"compute": total / mesh.size / chip.flops, "network": sum(each.bytes for each in found) / chip.network}
-        bound = max(times, key=times.get)  # type: ignore[arg-type]
-        by_op = Counter[str]()
-        for each in found:
-            by_op[f"{each.op} over {'+'.join(each.mesh_axes) or '-'}"] += each.bytes
-        fits = "fits" if used < chip.memory else "does NOT fit: more fsdp or tensor, or fewer rows"
-        lines = [
-            f"{self.preset}, stage {self.stage}, {self.topology}, mesh {self.mesh}, {rows}: {seconds:.0f} s to compile",
-            *(f"  {kind:<22} {size / 1e9:8.2f} GB" for kind, size in kinds.items()),
-            f"  {'of a chip':<22} {used / 1e9:8.2f} GB of {chip.memory / 1e9:.0f}: {fits}",
-            *(f"  {part:<22} {count / 1e12:10.2f} TFLOP" for part, count in flops.items()),
-            *(f"  {op:<34} {size / 1e6:10.1f} MB a chip" for op, size in by_op.most_common()),
-            *(f"  {what:<22} {1000 * value:8.1f} ms at the chip's peak" for what, value in times.items()),
-            f"  bound by {bound}; network hidden, at most {times['compute'] / max(times.values()):.0%} MFU",
-        ]
-        figures = {"memory_bytes": kinds, "flops": flops, "seconds": times, "bound": bound, "compile_seconds": seconds,
-                   "collectives": [dataclasses.asdict(each) for each in found]}  # fmt: skip
-        self.report("\n".join([*lines, table(found[:20])]), figures)
+        if self.preset is None:
+            self._standard()
+        elif self.decode:
+            self.report(*decode_step(self.preset, self.topology, samples=self.decode, slots=self.cache))
+        else:
+            self.report(*self._train(self.preset, self.topology, self.mesh, self.rows))
+
+    def _train(self, preset: str, topology: str, mesh: str, rows: int) -> tuple[str, dict[str, Any]]:
+        return train_step(
+            preset, topology, self.slices, mesh, stage=self.stage, rows=rows, text_len=self.text_len,
+            motion_len=self.motion_len, remat=self.remat,
+        )  # fmt: skip
+
+    def _standard(self) -> None:
+        found = []
+        for preset, topology, mesh, rows in STANDARD:
+            text, figures = self._train(preset, topology, mesh, rows)
+            print(text, flush=True)
+            found.append(figures)
+        self.report("\n" + markdown(found), found)
 
 
-def _devices(topology: str, shape: tuple[int, int, int]) -> np.ndarray:
+def markdown(found: Iterable[dict[str, Any]]) -> str:
+    """A table of training steps."""
+    lines = [
+        "| preset, stage | slice, mesh (data, fsdp, tensor) | rows | a chip holds | compute / memory / network | bound "
+        "| MFU at most, network hidden / counted |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in found:
+        held, limits = sum(each["memory_bytes"].values()) / 1e9, each["mfu_at_most"]
+        times = " / ".join(f"{1000 * each['seconds'][name]:.0f}" for name in ("compute", "memory", "network"))
+        slices = f" x {each['slices']}" if each["slices"] > 1 else ""
+        where = f"{each['topology']}{slices}, {','.join(map(str, each['mesh']))}"
+        lines.append(
+            f"| {each['preset']}, {each['stage']} | {where} | {sum(each['rows'].values())} | {held:.1f} of "
+            f"{each['memory_of_a_chip'] / 1e9:.0f} GB | {times} ms | {each['bound']} | "
+            f"{limits['network_hidden']:.0%} / {limits['network_counted']:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def devices_of(topology: str, slices: int, shape: tuple[int, int, int] | None) -> list[Any]:
+    """Devices of a topology that is not here.
+
+    Raises:
+      InputError: there is no such topology, no compiler for it, or the mesh does not have as many devices.
+    """
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     from jax.experimental import topologies
 
+    name = topology.partition(":")[0]
+    require(name in KINDS, f'--topology "{topology}"; expected one of {", ".join(KINDS)}, as v5p:4x4x4')
+    options = {"num_slices": slices} if slices > 1 else {}
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
     except Exception as error:  # the plugin's own types
         raise InputError(
             f"{topology}: no such topology, or no TPU compiler here ({error!s:.200}); pip install jax[tpu]"
         ) from error
-    if len(found) != shape[0] * shape[1] * shape[2]:
-        raise InputError(f"{topology} has {len(found)} chips; the mesh {shape} has {shape[0] * shape[1] * shape[2]}")
-    return np.array(found).reshape(shape)
+    if shape is not None and len(found) != math.prod(shape):
+        raise InputError(f"{topology} has {len(found)} chips; the mesh {shape} has {math.prod(shape)}")
+    return found
+
+
+@contextlib.contextmanager
+def _fitting(what: str, remedy: str) -> Iterator[None]:
+    """Has the compiler's refusal of a program that is too large in one line."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = re.search(r"Used (\S+) of (\S+) hbm", str(error))
+        told = f"{used[1]} of {used[2]}" if used else "more memory than a chip has"
+        raise InputError(f"{what} takes {told}: {remedy}") from error
+
+
+def _memory(step: Any) -> dict[str, int]:
+    memory = step.memory_analysis()
+    return {
+        "arguments": memory.argument_size_in_bytes,
+        "results beyond them": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "temporary": memory.temp_size_in_bytes,
+        "code": memory.generated_code_size_in_bytes,
+    }
+
+
+def _beside(paper: dict[tuple[str, str], float], op: str, axes: str) -> str:
+    size = paper.get((op, axes))
+    return "" if size is None else f", {size / 1e6:.1f} on paper"
 
 
 def _rows(shares: dict[str, float], rows: int, devices: int) -> dict[str, int]:

@@ -1,7 +1,12 @@
-"""How a model lies on a mesh: python -m experiments.describe_sharding --preset llama-3.1-8b --mesh 2,32,4."""
+"""How a model lies on a mesh: python -m experiments.describe_sharding --preset llama-3.1-8b --mesh 2,32,4.
+
+With --golden tests/experiments/golden it writes the split of every array of every preset there, where a test compares
+them.
+"""
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +14,7 @@ from jax.sharding import AbstractMesh
 
 from llamo_jax.commands import Reporting
 from llamo_jax.errors import InputError
+from llamo_jax.files import atomic_path
 from llamo_jax.models import llamo
 from llamo_jax.models.declaration import abstract, axes_of
 from llamo_jax.models.parallel import require_heads
@@ -39,6 +45,15 @@ def rows_of(preset: str, shape: tuple[int, int, int]) -> list[dict[str, Any]]:
     return rows
 
 
+def specs_of(preset: str) -> str:
+    """Path, shape and split of each parameter of a preset, a line each: the same on every mesh."""
+    lines = [
+        f"{row['path']} {'x'.join(map(str, row['shape']))} ({', '.join(entry or '-' for entry in row['spec'])})"
+        for row in rows_of(preset, (1, 1, 1))
+    ]
+    return "\n".join(lines) + "\n"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DescribeSharding(Reporting):
     """Print the shape, the split and the bytes on a device of every parameter of a preset on a mesh."""
@@ -47,8 +62,16 @@ class DescribeSharding(Reporting):
     """Of the LLM, in `presets.LLMS`."""
     mesh: str = "1,64,1"
     """Sizes of the axes data, fsdp and tensor."""
+    golden: Path | None = None
+    """Write the splits of all presets to this folder instead, a file each."""
 
     def run(self) -> None:
+        if self.golden is not None:
+            for preset in LLMS:
+                with atomic_path(self.golden / f"{preset}.txt") as path:
+                    path.write_text(specs_of(preset))
+            print(f"splits of {len(LLMS)} presets -> {self.golden}")
+            return
         shape = mesh_shape(self.mesh)
         rows = rows_of(self.preset, shape)
         lines = [

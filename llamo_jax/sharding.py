@@ -4,9 +4,12 @@ Meshes have the axes (data, fsdp, tensor). Parameters name their axes logically 
 value alone says which mesh axis each of those is split over. Batches are split over data and fsdp.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llamo_jax.errors import InputError
@@ -45,7 +48,42 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
             f"mesh {data},{fsdp},{tensor} has {data * fsdp * tensor} devices; this machine has {jax.device_count()}: "
             "the product of data, fsdp and tensor must be that number"
         )
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    return mesh_of(jax.devices(), sizes)
+
+
+def mesh_of(devices: Sequence[Any], shape: tuple[int, int, int]) -> Mesh:
+    """A mesh of these devices, which may be of a topology that is not here.
+
+    Neighbours in the mesh are neighbours in the torus, and an axis of the mesh is whole axes of the torus where sizes
+    allow it. Of several slices of TPUs, only data goes from one to another.
+
+    Args:
+      devices: as many as the mesh has.
+      shape: sizes of data, fsdp and tensor.
+
+    Raises:
+      InputError: data does not divide over the slices.
+    """
+    data, fsdp, tensor = shape
+    slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"}) or 1
+    if data % slices:
+        raise InputError(
+            f"mesh {data},{fsdp},{tensor} on {slices} slices: only data can go from slice to slice, and its size "
+            f"{data} is no multiple of {slices}"
+        )
+    inside = (data // slices, fsdp, tensor)
+
+    def arranged(split: bool) -> np.ndarray:
+        options = {"devices": devices, "allow_split_physical_axes": split}
+        if slices > 1:
+            return mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), **options)
+        return mesh_utils.create_device_mesh(inside, **options)
+
+    try:
+        found = arranged(False)
+    except NotImplementedError:  # sizes that are no products of whole axes of the torus
+        found = arranged(True)
+    return Mesh(found, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def data_mesh(*rows: int) -> Mesh:

@@ -1,29 +1,23 @@
-"""What crosses devices in a compiled program: each collective, over which axes of the mesh, how often and how much.
-
-Read from the text of the compiled module, so that it says what the compiler made and not what was asked for. Bodies of
-loops are counted as often as they run.
-"""
+"""What crosses devices in a compiled program: each collective, over which axes of the mesh, how often and how much."""
 
 import dataclasses
 import itertools
 import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import Mesh
 
+from llamo_jax.training.compiled import computations, times
+
 _OPS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8,
           "u64": 8, "f64": 8}  # fmt: skip
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
 _COLLECTIVE = re.compile(rf" = (\(?[^=]*?\)?) ({'|'.join(_OPS)})(-start)?\((.*)$")
 _COMMENT = re.compile(r"/\*.*?\*/")
 _SHAPE = re.compile(r"([a-z]+[0-9]*)\[([0-9,]*)\]")
-_CALLED = re.compile(r"(?:to_apply|body|condition|calls|true_computation|false_computation)=%?([\w.-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"\}')
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -46,6 +40,11 @@ class Collective:
     count: int
     bytes: int
 
+    @property
+    def size(self) -> int:
+        """Bytes of what one device has after one of them."""
+        return _BYTES[self.dtype] * math.prod(self.shape)
+
 
 def collectives_of(text: str, mesh: Mesh) -> list[Collective]:
     """The collectives of a compiled program, the largest first.
@@ -54,14 +53,14 @@ def collectives_of(text: str, mesh: Mesh) -> list[Collective]:
       text: of the compiled module.
       mesh: that it was compiled for.
     """
-    bodies = dict(_computations(text))
-    times = _times(bodies, text)
+    bodies = dict(computations(text))
+    runs = times(bodies, text)
     groups_of = _groups_by_axes(mesh)
     counts: Counter[tuple] = Counter()
     for name, lines in bodies.items():
         for line in lines:
             line = _COMMENT.sub("", line)
-            if (match := _COLLECTIVE.search(line)) and times[name]:
+            if (match := _COLLECTIVE.search(line)) and runs[name]:
                 op, groups = match[2], _groups(match[4], mesh.size)
                 shapes = _SHAPE.findall(match[1])
                 # What starts asynchronously has its operands in its result as well: the last half is the result.
@@ -70,7 +69,7 @@ def collectives_of(text: str, mesh: Mesh) -> list[Collective]:
                     axes = () if groups is None else groups_of.get(groups, ("?",))
                     size = len(next(iter(groups))) if groups else 2
                     if dtype in _BYTES and (axes or op == "collective-permute"):
-                        counts[op, axes, dtype, dims, size] += times[name]
+                        counts[op, axes, dtype, dims, size] += runs[name]
     found = [
         Collective(op, axes, dtype, shape, count, count * _sent(op, dtype, shape, size))
         for (op, axes, dtype, shape, size), count in counts.items()
@@ -82,47 +81,6 @@ def _sent(op: str, dtype: str, shape: tuple[int, ...], size: int) -> int:
     whole = _BYTES[dtype] * math.prod(shape)
     share = {"all-reduce": 2 * (size - 1) / size, "reduce-scatter": size - 1, "collective-permute": 1.0}
     return round(whole * share.get(op, (size - 1) / size))
-
-
-def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
-    name, lines = None, []
-    for line in text.splitlines():
-        if match := _COMPUTATION.match(line):
-            name, lines = match[1], []
-        elif line.startswith("}") and name is not None:
-            yield name, lines
-            name = None
-        elif name is not None:
-            lines.append(line)
-
-
-def _times(bodies: dict[str, list[str]], text: str) -> dict[str, int]:
-    """How often each computation runs."""
-    entry = re.search(r"^ENTRY %?([\w.-]+) ", text, re.MULTILINE)
-    calls: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for name, lines in bodies.items():
-        for line in lines:
-            trips = int(match[1]) if (match := _TRIPS.search(line)) else _limit(bodies, line)
-            called = _CALLED.findall(line)
-            if match := _BRANCHES.search(line):
-                called += [each.strip().lstrip("%") for each in match[1].split(",")]
-            calls[name] += [(each, trips) for each in called]
-    times: dict[str, int] = defaultdict(int)
-
-    def visit(name: str, count: int) -> None:
-        times[name] += count
-        for called, trips in calls[name]:
-            visit(called, count * trips)
-
-    visit(entry[1] if entry else next(iter(bodies)), 1)
-    return times
-
-
-def _limit(bodies: dict[str, list[str]], line: str) -> int:
-    """How often a loop runs whose text does not say: the number that its condition compares with. 1 for no loop."""
-    match = re.search(r" while\(.*condition=%?([\w.-]+)", line)
-    condition = bodies.get(match[1], []) if match else []
-    return max((int(n) for each in condition for n in re.findall(r"constant\((\d+)\)", each)), default=1)
 
 
 def _groups(attributes: str, devices: int) -> frozenset[frozenset[int]] | None:

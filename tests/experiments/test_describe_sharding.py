@@ -1,11 +1,12 @@
 """What the commands on meshes say, and what they refuse."""
 
 import math
+from pathlib import Path
 
 import pytest
 
 from experiments.aot_compile import _rows
-from experiments.describe_sharding import DescribeSharding, rows_of
+from experiments.describe_sharding import DescribeSharding, rows_of, specs_of
 from llamo_jax.errors import InputError
 from llamo_jax.models import llamo
 from llamo_jax.models.declaration import abstract, count
@@ -22,6 +23,21 @@ def test_every_parameter_is_described(capsys: pytest.CaptureFixture[str]) -> Non
     DescribeSharding(preset="llama-3.1-8b", mesh="2,16,4").run()
     out = capsys.readouterr().out
     assert "(-, tensor, fsdp)" in out and "128 devices, " in out
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("preset", LLMS)
+def test_every_array_is_split_as_it_was(preset: str) -> None:
+    """Where a change is meant: python -m experiments.describe_sharding --golden tests/experiments/golden."""
+    assert specs_of(preset).splitlines() == (GOLDEN / f"{preset}.txt").read_text().splitlines()
+
+
+def test_splits_of_all_presets_are_written(tmp_path: Path) -> None:
+    DescribeSharding(golden=tmp_path / "new").run()
+    assert sorted(path.name for path in GOLDEN.iterdir()) == sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert (tmp_path / "new/llama-3.1-8b.txt").read_text() == (GOLDEN / "llama-3.1-8b.txt").read_text()
 
 
 @pytest.mark.parametrize(
