@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from llamo_jax import sharding
 from llamo_jax.batch import Batch, MotionRows, TextRows
-from llamo_jax.commands import Stopped
+from llamo_jax.commands import RESUMABLE, Stopped
 from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig
 from llamo_jax.errors import InputError
 from llamo_jax.models import llamo
@@ -27,6 +27,7 @@ from llamo_jax.models.declaration import init
 from llamo_jax.models.declaration import shardings as declared_shardings
 from llamo_jax.models.parallel import Parallel
 from llamo_jax.training import bits
+from llamo_jax.training.checkpoint import checkpoints
 from llamo_jax.training.gradients import of_sum
 from llamo_jax.training.loop import Record, RunConfig, train
 from llamo_jax.training.losses import LlamoLoss, LlamoLossConfig
@@ -223,6 +224,54 @@ def killed() -> None:
     raise MemoryError
 
 
+def states_equal(first: TrainState, second: TrainState) -> None:
+    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_a_state_goes_from_eight_devices_to_four_to_one_and_back(params: tuple, tmp_path: Path) -> None:
+    optim = dataclasses.replace(OPTIM, ema_decay=0.5)
+    run = RunConfig("test", 10, optim, MOTION)
+    meshes = [
+        jax.sharding.Mesh(np.array(jax.devices()[: np.prod(shape)]).reshape(shape), sharding.MESH_AXES)
+        for shape in ((2, 2, 2), (1, 4, 1), (1, 1, 1), (1, 2, 4))
+    ]
+    placements = [(optim, run.trains, mesh, shardings(mesh)) for mesh in meshes]
+    state = TrainState.init(params[0], *placements[0])
+    state = dataclasses.replace(state, ema={path: leaf * 1.5 for path, leaf in state.ema.items()})
+    for number, placement in enumerate(placements[1:]):
+        with checkpoints(tmp_path / str(number)) as saved:
+            saved.save(state, {"position": 7}, {}, seconds=2.0, loss=1.0)
+        with checkpoints(tmp_path / str(number)) as saved:
+            target = TrainState.abstract(params[0], *placement)
+            restored = saved.restore(target, {})
+        assert (restored.data, restored.seconds) == ({"position": 7}, 2.0)
+        states_equal(restored.state, state)
+        for leaf, wanted in zip(jax.tree.leaves(restored.state), jax.tree.leaves(target), strict=True):
+            assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
+        state = restored.state
+
+
+def test_a_checkpoint_of_another_shape_is_refused(params: tuple, tmp_path: Path) -> None:
+    placement = (OPTIM, RunConfig("test", 10, OPTIM, MOTION).trains, sharding.make_mesh(8))
+    with checkpoints(tmp_path) as saved:
+        saved.save(TrainState.init(params[0], *placement, shardings(placement[2])), {}, {}, seconds=0.0, loss=1.0)
+    wider = dataclasses.replace(CONFIG, motion=MotionTowerConfig(16, 48))
+    declared = {
+        path: leaf for path, leaf in flatten(declared_abstract(llamo.Model, wider)).items() if path in params[0]
+    }
+    target = TrainState.abstract(declared, *placement, declared_shardings(llamo.Model, wider, placement[2]))
+    with (
+        checkpoints(tmp_path) as saved,
+        pytest.raises(InputError, match=r"/0: opt_state/\d+ has shape \(2, 16, 32\), the model \(2, 16, 48\); resume"),
+    ):
+        saved.restore(target, {})
+    narrow = {path: leaf for path, leaf in declared.items() if "exit_head" not in path}
+    target = TrainState.abstract(narrow, *placement, declared_shardings(llamo.Model, CONFIG, placement[2]))
+    with checkpoints(tmp_path) as saved, pytest.raises(InputError, match="holds other arrays"):
+        saved.restore(target, {})
+
+
 def asked_to_end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -242,8 +291,9 @@ def whole(params: tuple, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 def test_resumed_is_uninterrupted_bitwise(
     params: tuple, whole: dict, tmp_path: Path, happens: Callable, raised: type, saved: int
 ) -> None:
-    with pytest.raises(raised):
+    with pytest.raises(raised) as stopped:
         train_run(tmp_path, params, 8, Cut(happens), checkpoint_every=4)
+    assert getattr(stopped.value, "code", RESUMABLE) == RESUMABLE
     # A run that is asked to end saves where it is.
     assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == saved
     log = tmp_path / "metrics.jsonl"
