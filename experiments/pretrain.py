@@ -147,7 +147,7 @@ def pretrain(
             f"{rows}, {tokens:,} text tokens and {slots:,} motion slots")  # fmt: skip
         stage = dataclasses.replace(stage, run=dataclasses.replace(stage.run, seed=stage_seed))
         params = _run_stage(stage, mesh, config, recipe, params, frozen, loader, traces, settings)
-        if loader.skipped.captions or loader.skipped.records:
+        if loader.skipped:
             say(f"{name}: {loader.skipped}")
     info = {"trained": True, "data": _data_facts(latents), "recipe": recipe.to_json() | {"seed": seed}}
     _write(out / "bundle", config, params, text, codec, llm, tokenizer, info)

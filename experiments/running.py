@@ -50,15 +50,16 @@ class Traces:
     def record(self, stage: str, settings: dict[str, Any]) -> Iterator[Record]:
         """The record of a stage with these settings. Process 0 alone writes the log."""
         with contextlib.ExitStack() as stack:
-            log = None
+            log = saved = None
             if hosts.is_first():
                 if self.recipe is not None and not self.recipe_file.exists():
                     with remote.published(self.recipe_file) as temporary:
                         temporary.write_text(json.dumps(self.recipe, indent=2) + "\n", encoding="utf-8")
                 mirror = stack.enter_context(remote.Mirror(self.out, "metrics.jsonl"))
                 log = stack.enter_context(MetricsLog(mirror.folder, wandb=self.wandb, settings=settings))
+                saved = mirror.flush
             profile = str(self.out / "profile" / stage) if self.profile else None
-            yield Record(log, self.out / "checkpoints" / stage, settings, profile)
+            yield Record(log, self.out / "checkpoints" / stage, settings, profile, saved)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

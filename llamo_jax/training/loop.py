@@ -79,12 +79,14 @@ class Record:
       folder: of the stage's checkpoints; may be a remote one.
       settings: everything that makes this run what it is, as JSON; a checkpoint with others is refused.
       profile: folder that a trace of a few steps is written to; None for none.
+      saved: called when a checkpoint was saved; the log, where it is a copy, is not to fall behind.
     """
 
     log: MetricsLog | None
     folder: str | Path
     settings: dict[str, Any]
     profile: str | None = None
+    saved: Callable[[], None] | None = None
 
 
 def train(
@@ -196,6 +198,8 @@ def _save(
 ) -> None:
     loss = float(np.mean(losses)) if losses else float("inf")
     saved.save(state, data.get_state(), record.settings, seconds=seconds, loss=loss)
+    if record.saved is not None:
+        record.saved()
 
 
 def _rolled_back(

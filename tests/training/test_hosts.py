@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipelines.records import LatentRecord
-from data_pipelines.write import write_folder
 from llamo_jax import hosts
+from llamo_jax.commands import RESUMABLE
 from llamo_jax.errors import InputError
 from llamo_jax.sharding import batch_sharding, make_mesh
-from tests.training import worker_hosts
+from tests.training import worker_hosts, worker_train
+from tests.training.latents import loader, write_latents
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,17 +24,12 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hosts")
-    rng = np.random.default_rng(0)
-    records = [
-        LatentRecord(f"{n}", rng.normal(size=(3 + n % 9, 4)).astype(np.float32), (f"a person walks {n} times.",))
-        for n in range(60)
-    ]
-    write_folder(folder / "latents", LatentRecord, {"train": records}, dataset={"name": "test"})
+    write_latents(folder)
     return folder
 
 
-def launch(folder: Path, count: int) -> list[dict]:
-    """Runs the worker in `count` processes with 8 devices in all; what each of them found."""
+def launch(folder: Path, count: int) -> tuple[list[dict], list[int]]:
+    """Runs the worker in `count` processes with 8 devices in all; what each of them found, and their exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -51,15 +46,21 @@ def launch(folder: Path, count: int) -> list[dict]:
     finally:
         for process in running:
             process.kill()
-    assert codes == [0] * count, "\n".join(log.read_text()[-3000:] for log in logs)
-    return json.loads((folder / f"found-{count}.json").read_text())
+    print("\n".join(log.read_text()[-3000:] for log in logs))  # shown where a test fails
+    return json.loads((folder / f"found-{count}.json").read_text()), codes
 
 
-def test_processes_have_the_batches_of_one(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def launched(folder: Path) -> dict[int, tuple[list[dict], list[int]]]:
+    """Two processes, then four, in one folder."""
+    return {count: launch(folder, count) for count in (2, 4)}
+
+
+def test_processes_have_the_batches_of_one(folder: Path, launched: dict) -> None:
     """Positions go from two processes to four, and from four to one."""
-    iterator = iter(worker_hosts.loader(folder))
+    iterator = iter(loader(folder))
     batches = [worker_hosts.arrays(next(iterator)) for _ in range(worker_hosts.LAST + 1)]
-    found = {count: launch(folder, count) for count in (2, 4)}
+    found = {count: found for count, (found, _) in launched.items()}
     for count in found:
         with np.load(folder / f"batches-{count}.npz") as kept:
             numbers = {"0": 0, str(worker_hosts.LAST): worker_hosts.LAST}
@@ -68,7 +69,7 @@ def test_processes_have_the_batches_of_one(folder: Path) -> None:
             for name in kept.files:
                 number, _, path = name.partition("/")
                 np.testing.assert_array_equal(kept[name], batches[numbers[number]][path], err_msg=f"{count}: {name}")
-    resumed = iter(worker_hosts.loader(folder))
+    resumed = iter(loader(folder))
     resumed.set_state(json.loads((folder / "position.json").read_text()))
     for path, array in worker_hosts.arrays(next(resumed)).items():
         np.testing.assert_array_equal(array, batches[worker_hosts.SAVED][path], err_msg=path)
@@ -86,6 +87,27 @@ def test_processes_have_the_batches_of_one(folder: Path) -> None:
     assert four[3]["apart"] == {"held": [5, 7], "rows": [[10, 12], [14, 16]]}
     # Where a tensor axis spans hosts, all of them need all rows.
     assert all(each["1,1,8"] == {"held": list(range(8)), "rows": [[0, 16]]} for each in two + four)
+
+
+def test_processes_train_as_one_and_stop_together(folder: Path, launched: dict) -> None:
+    """Two processes trained, and one of them was asked to end: both saved, and exited with the code for that. Four went
+    on. Losses, parameters and averages are those of one process that was never stopped."""
+    assert {count: codes for count, (_, codes) in launched.items()} == {2: [RESUMABLE] * 2, 4: [0] * 4}
+    saved = sorted(int(path.name) for path in (folder / "run" / "checkpoints").iterdir())
+    assert len(saved) == 2 and 3 <= saved[0] < saved[1] == worker_train.STEPS
+    alone = worker_train.run(folder, folder / "alone", stop=False)
+    lines, expected = (
+        [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("run", "alone")
+    )
+    assert [line["step"] for line in lines] == list(range(1, worker_train.STEPS + 1))
+    for line, wanted in zip(lines, expected, strict=True):
+        for name in ("loss", "t2m_flow", "m2t_loss", "gradient_norm", "text_tokens", "motion_padding"):
+            assert line[name] == pytest.approx(wanted[name], rel=2e-5), name
+    with np.load(folder / "params.npz") as params:
+        for path, leaf in alone.items():
+            # Adam divides by the root of tiny second moments, so that sums in another order show in single weights.
+            np.testing.assert_allclose(params[path], leaf, atol=1e-3, err_msg=path)
 
 
 def test_one_process_holds_everything(folder: Path) -> None:

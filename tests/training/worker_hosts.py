@@ -10,33 +10,16 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from data_pipelines.folder import LatentFolder
-from data_pipelines.loader import LatentLoader, LoaderConfig
 from llamo_jax import hosts
 from llamo_jax.batch import Batch
+from llamo_jax.commands import Stopped
 from llamo_jax.errors import InputError
 from llamo_jax.sharding import MESH_AXES, batch_sharding, make_mesh, replicated
+from tests.training import worker_train
+from tests.training.latents import ROWS, loader
 
-ROWS = {"t2m": 16, "m2t": 8}
 SAVED, LAST = 3, 5
 """Batches after which the position is saved, and the number of the last one."""
-
-
-class Letters:
-    """A tokenizer of bytes, which starts at once."""
-
-    bos_id, eos_id = 1, 2
-
-    def encode(self, text: str) -> list[int]:
-        return [3 + byte for byte in text.encode()]
-
-
-def loader(folder: Path, shards: int = 8) -> LatentLoader:
-    """The loader of every process."""
-    latents = LatentFolder(folder / "latents")
-    records = latents.split("train")
-    config = LoaderConfig(text_len=120, motion_len=16, prefetch=2, shards=shards, seed=3)
-    return LatentLoader(records, records.index, latents.statistics, Letters(), 300, ROWS, config)
 
 
 def arrays(batch: dict[str, Batch]) -> dict[str, Any]:
@@ -106,7 +89,7 @@ def refused(count: int) -> str:
     return ""
 
 
-def main(folder: Path, port: int, count: int, process: int) -> None:
+def main(folder: Path, port: int, count: int, process: int) -> int:
     for _ in range(2):  # once more is harmless
         hosts.start(f"127.0.0.1:{port}", count, process)
     assert (jax.process_count(), jax.process_index(), jax.device_count()) == (count, process, 8)
@@ -119,7 +102,16 @@ def main(folder: Path, port: int, count: int, process: int) -> None:
     found = hosts.gather_json({"places": check_places(folder), "refused": refused(count), "text": "ü" * 40 * process})
     if hosts.is_first():
         (folder / f"found-{count}.json").write_text(json.dumps(found))
+    # Two processes train, and one of them is asked to end; four go on.
+    try:
+        params = worker_train.run(folder, folder / "run", stop=(count, process) == (2, 1))
+    except Stopped as stopped:
+        return stopped.code
+    if hosts.is_first():
+        np.savez(folder / "params.npz", **params)
+    hosts.barrier("written")
+    return 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))

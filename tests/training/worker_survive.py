@@ -19,7 +19,7 @@ from llamo_jax.training.losses import LlamoLoss, LlamoLossConfig
 from llamo_jax.training.metrics import MetricsLog
 from llamo_jax.training.optim import OptimConfig
 from llamo_jax.trees import flatten
-from tests.training.worker_hosts import ROWS, loader
+from tests.training.latents import ROWS, loader
 
 CONFIG = LlamoConfig(
     LLMConfig(304, 16, 2, 4, 2, 4, 24), MotionTowerConfig(16, 32), FlowHeadConfig(16, 1), latent_channels=4
