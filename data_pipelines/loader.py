@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import grain
 import numpy as np
+import tyro
 
 from data_pipelines.index import Index
 from data_pipelines.order import SampleOrder, mixed_seed
@@ -33,9 +34,9 @@ class LoaderConfig(Config):
     """Share of text-to-motion samples whose prompt is [BOS] alone, for classifier-free guidance."""
     balance_by: str | None = None
     """Name of a label; records are drawn by count ** -0.5 of its values."""
-    min_speed: float = 0.0
+    min_speed: tyro.conf.Suppress[float] = 0.0
     """Motions slower than this (mean joint speed, m/s) are not drawn."""
-    seed: int = 0
+    seed: tyro.conf.Suppress[int] = 0
     """The same seed gives the same batches."""
     prefetch: int = 4
     """Batches that a thread prepares ahead; 0 for none."""

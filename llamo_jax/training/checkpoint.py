@@ -94,6 +94,8 @@ class Checkpoints:
         Raises:
           InputError: the checkpoint belongs to another config, is of other shapes, or is damaged.
         """
+        with self._saving():
+            self._manager.wait_until_finished()  # a run that goes back may have one in progress
         saved = self._read(config=ocp.args.JsonRestore())["config"]
         require_same(saved, config, str(self._folder))
         self._require_shapes(target)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Protocol
 
 import jax
 import numpy as np
+import tyro
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
@@ -41,14 +42,14 @@ class DataIterator(Protocol):
 class RunConfig(Config):
     """How long a stage trains and how."""
 
-    name: str
+    name: tyro.conf.Suppress[str]
     steps: int
     optim: OptimConfig = OptimConfig()
     trainable: tuple[str, ...] = ("",)
     """Path prefixes of the parameters that train; "" is all of them."""
     time_limit: float | None = None
     """Seconds after which the stage ends, annealed; None for no limit."""
-    seed: int = 0
+    seed: tyro.conf.Suppress[int] = 0
     guard: GuardConfig = GuardConfig()
     log_every: int = 25
     checkpoint_every: int = 1000
@@ -169,7 +170,7 @@ def train(
                     if figures["skipped_in_a_row"] >= config.guard.patience:
                         rollbacks += 1
                         state = _rolled_back(config, saved, target, record, rollbacks, figures, count)
-                        count, due = int(state.step), False
+                        count, losses, due = int(state.step), [], False
                     meter.restart(count)
                     line.update(count, figures)
                 seconds = time.monotonic() - started
