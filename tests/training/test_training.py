@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from llamo_jax.models.declaration import abstract as declared_abstract
 from llamo_jax.models.declaration import init
 from llamo_jax.models.declaration import shardings as declared_shardings
 from llamo_jax.models.parallel import Parallel
-from llamo_jax.training import bits
+from llamo_jax.training import bits, loop
 from llamo_jax.training.checkpoint import checkpoints
 from llamo_jax.training.gradients import of_sum
 from llamo_jax.training.loop import Record, RunConfig, train
@@ -95,6 +95,28 @@ class Batches:
 def params() -> tuple[dict[str, Any], dict[str, Any]]:
     text = init(llamo.LLM, CONFIG.text, jax.random.key(0))
     return flatten(llamo.init_motion(CONFIG, jax.random.key(1), text)), flatten({"text": text})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Runs of the same settings share what they compile: it is most of what these tests take."""
+    make, compiled, kept = loop.make_step, loop.compile_step, {}
+
+    def made(gradients: Any, config: OptimConfig, trains: Any, *rest: Any, seed: int, guard: GuardConfig) -> Any:
+        step = make(gradients, config, trains, *rest, seed=seed, guard=guard)
+        step.key = (repr(config), trains.__self__.trainable, seed, repr(guard))  # type: ignore[attr-defined]
+        return step
+
+    def once(step: Any, state: Any, frozen: Any, batch: Any, mesh: jax.sharding.Mesh) -> Any:
+        key = (step.key, mesh)
+        if key not in kept:
+            kept[key] = compiled(step, state, frozen, batch, mesh)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_step", made)
+        patch.setattr(loop, "compile_step", once)
+        yield
 
 
 def shardings(mesh: jax.sharding.Mesh) -> dict[str, Any]:
@@ -470,7 +492,7 @@ def test_muon_turns_matrices_and_adam_the_rest(params: tuple) -> None:
     transform = transformation(config)
     rng = np.random.default_rng(0)
     gradients = {path: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32) for path, leaf in params[0].items()}
-    updates, _ = transform.update(gradients, transform.init(params[0]), params[0])
+    updates, _ = jax.jit(transform.update)(gradients, transform.init(params[0]), params[0])
     for layer in updates["motion/layers/ffn/up/weight"]:
         # Singular values near 1 (its five iterations leave 0.7 to 1.2), times AdamW's root mean square of about 0.2.
         values = np.linalg.svd(layer / (0.2 * max(layer.shape) ** 0.5), compute_uv=False)

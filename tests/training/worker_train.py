@@ -56,7 +56,7 @@ def run(folder: Path, out: Path, *, stop: bool) -> dict[str, np.ndarray | None]:
     feed = (Cut if stop else Feed)(loader(folder), mesh, *ROWS.values())
     log = MetricsLog(out) if hosts.is_first() else None
     parallel = Parallel.of(placed, mesh, CONFIG.text)
-    gradients = of_sum(LlamoLoss(CONFIG, LlamoLossConfig()), parallel, parts=2)
+    gradients = of_sum(LlamoLoss(CONFIG, LlamoLossConfig()), parallel)
     record = Record(log, out / "checkpoints", {"seed": 0})
     result = train(config, gradients, params, frozen, feed, mesh=mesh, shardings=placed, record=record)
     return {path: hosts.whole(leaf) for path, leaf in result.items()}
