@@ -32,14 +32,20 @@ test: setup
 lint: setup
 	$(BIN)/python -m ruff check .
 
-# The TPU compiler is large and the tests do not need it: an environment of its own.
+# The TPU compiler is large and the tests do not need it: an environment of its own. The options scatter gradients where
+# they would be summed up on every chip, and gather weights beside computing: docs/scaling.md.
+LIBTPU_INIT_ARGS ?= --xla_tpu_enable_sparse_core_collective_offload_nd_reduce_scatter=true \
+	--xla_tpu_enable_async_collective_fusion=true --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true \
+	--xla_tpu_enable_async_collective_fusion_multiple_steps=true --xla_tpu_overlap_compute_collective_tc=true \
+	--xla_enable_async_all_gather=true
+
 .venv-aot/ready: setup.py Makefile
 	$(PYTHON) -m venv .venv-aot
 	.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check "jax[tpu]" -e .
 	@touch $@
 
 aot: .venv-aot/ready
-	.venv-aot/bin/python -m experiments.aot_compile $(ARGS)
+	JAX_PLATFORMS=cpu LIBTPU_INIT_ARGS="$(LIBTPU_INIT_ARGS)" .venv-aot/bin/python -m experiments.aot_compile $(ARGS)
 
 clean:
 	rm -rf .venv .venv-aot demo build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -14,7 +14,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from llamo_jax.inference import decoding
 from llamo_jax.models import flow, llamo
 from llamo_jax.models.cache import KVCache
 from llamo_jax.models.declaration import abstract, shardings
-from llamo_jax.models.parallel import Parallel
+from llamo_jax.models.parallel import Parallel, Remat
 from llamo_jax.presets import LLMS, llamo_config
 from llamo_jax.training.collectives import Collective, collectives_of, table
 from llamo_jax.training.compiled import product_flops
@@ -50,14 +50,43 @@ KINDS = {"v5p": "TPU v5", "v5e": "TPU v5 lite", "v6e": "TPU v6 lite"}
 STAGES = {1: (ALIGNMENT, {"t2m": 0.5, "m2t": 0.5}), 2: (ALL_MOTION, {"t2m": 0.8, "m2t": 0.2}), 3: (HEADS, {"t2m": 1.0})}
 """Stage -> what trains, and the share of each task (LLaMo, Training)."""
 
-STANDARD = (
-    ("llama-3.2-1b", "v5p:4x4x4", "4,16,1", 1024),
-    ("llama-3.2-3b", "v5p:4x4x4", "4,16,1", 1024),
-    ("llama-3.1-8b", "v5p:4x4x4", "4,16,1", 1024),
-    ("llama-3.1-8b", "v5e:16x16", "1,256,1", 1024),
-    ("llama-3.1-8b", "v6e:16x16", "1,256,1", 4096),
+
+class Case(NamedTuple):
+    """A line of a table."""
+
+    preset: str
+    stage: int
+    topology: str
+    mesh: str
+    rows: int
+    remat: Remat
+    slices: int = 1
+
+
+SLICES: tuple[tuple[str, str, int, Remat], ...] = (
+    ("v5p:4x4x4", "4,16,1", 1024, "minimal"),
+    ("v5e:16x16", "1,256,1", 2048, "full"),
+    ("v6e:16x16", "1,256,1", 8192, "full"),
 )
-"""Preset, topology, mesh and rows of the table that is printed where no preset is named."""
+"""Topology, and the mesh, rows and rematerialisation that suit it: rows until compute binds, as far as they fit."""
+
+TABLE = (
+    *(
+        Case(preset, stage, *where)
+        for preset in ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b")
+        for where in SLICES
+        for stage in STAGES
+    ),
+    Case("llama-3.1-8b", 2, "v5p:8x8x8", "8,64,1", 8192, "minimal"),
+    Case("llama-3.1-8b", 2, "v5p:4x4x4", "8,16,1", 2048, "minimal", slices=2),
+)
+"""That of docs/scaling.md."""
+
+STANDARD = (
+    *(Case(preset, 2, *SLICES[0]) for preset in ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b")),
+    *(Case("llama-3.1-8b", 2, *where) for where in SLICES[1:]),
+)
+"""Those of it that take a quarter of an hour."""
 
 
 def abstract_batch(rows: int, *, text_len: int, motion_len: int, channels: int) -> Batch:
@@ -80,7 +109,7 @@ def compiled_step(
     rows: dict[str, int],
     text_len: int,
     motion_len: int,
-    remat: Literal["none", "minimal", "full", "offload"] = "full",
+    remat: Remat = "full",
 ) -> Any:
     """The compiled step of a stage, from shapes alone: text tower in bfloat16, all that may train in float32."""
     placed = shardings(llamo.Model, config, mesh)
@@ -146,8 +175,8 @@ class Torus:
     def __init__(self, mesh: Mesh, device: Device):
         self._device, self._mesh = device, mesh
         flat = mesh.devices.flatten()
-        grid = np.array([[*each.coords, getattr(each, "slice_index", 0) or 0] for each in flat])
-        *sizes, self.slices = grid.max(0) + 1
+        grid = np.array([each.coords for each in flat])
+        sizes = grid.max(0) + 1
         wraps = WRAPS[flat[0].device_kind]
         grid = grid.reshape(*mesh.devices.shape, -1)
         self._links: dict[str, int] = {}
@@ -159,41 +188,26 @@ class Torus:
             self._links[name] = sum(2 if ring else 1 for _, ring in rings)
             self._hops[name] = sum(n / 4 if ring else n / 2 for n, ring in rings)
 
-    def seconds(self, each: Collective) -> tuple[float, float]:
-        """(inside of slices, between them) for one kind of collective.
-
-        Inside: the bytes that a device sends, over the links of the axes of the torus that the mesh axes lie along, two
-        for an axis that is a ring, one for a line. What is sent all-to-all goes on through a quarter of each ring.
-        Where data spans slices, each slice sums first, and a chip exchanges its part of that with other slices.
+    def seconds(self, each: Collective) -> float:
+        """For one kind of collective: the bytes that a device sends over the links of the axes of the torus that the
+        mesh axes lie along, two for an axis that is a ring, one for a line. What is sent all-to-all goes on through a
+        quarter of each ring. Between slices a chip has its part of the data center's network.
         """
+        if "slice" in each.mesh_axes:
+            return each.bytes / (self._device.outside or self._device.link)
         axes = [name for name in self._mesh.axis_names if name in each.mesh_axes]
         rate = max(1, sum(self._links[name] for name in axes)) * self._device.link
         hops = max(1.0, sum(self._hops[name] for name in axes)) if each.op == "all-to-all" else 1.0
-        if self.slices == 1 or "data" not in axes or each.op != "all-reduce":
-            return each.bytes * hops / rate, 0.0
-        others = int(np.prod([self._mesh.shape[name] for name in axes])) // self.slices
-        whole = each.count * each.size
-        between = 2 * (self.slices - 1) / self.slices * whole / others / (self._device.outside or self._device.link)
-        return 2 * (others - 1) / others * whole / rate, between
+        return each.bytes * hops / rate
 
 
-def train_step(
-    preset: str,
-    topology: str,
-    slices: int,
-    mesh: str,
-    *,
-    stage: int,
-    rows: int,
-    text_len: int,
-    motion_len: int,
-    remat: Literal["none", "minimal", "full", "offload"],
-) -> tuple[str, dict[str, Any]]:
+def train_step(case: Case, *, text_len: int, motion_len: int) -> tuple[str, dict[str, Any]]:
     """Compiles a training step; what it takes as text and as figures.
 
     Raises:
-      InputError: there is no such preset, stage or topology, the rows do not divide, or it does not fit.
-    """  # fmt: skip
+      InputError: there is no such preset, stage or topology, or the rows do not divide.
+    """
+    preset, stage, topology, mesh, rows, remat, slices = case
     require(preset in LLMS and stage in STAGES,
             f"--preset {preset}, --stage {stage}; expected one of {', '.join(LLMS)}; 1 to 3")  # fmt: skip
     shape, config = sharding.mesh_shape(mesh), llamo_config(LLMS[preset])
@@ -201,7 +215,7 @@ def train_step(
     device = DEVICES[devices.devices.flat[0].device_kind]
     trains, shares = STAGES[stage]
     counts = _rows(shares, rows, shape[0] * shape[1])
-    layout = Layout(shape, counts, text_len, motion_len, trains, remat)
+    layout = Layout(shape, counts, text_len, motion_len, trains, remat, slices=slices)
     where = f"{topology}{f' x {slices}' if slices > 1 else ''}"
     started = time.monotonic()
     with _fitting(f"{preset}, stage {stage}, {where}, mesh {mesh}, {rows} rows", "more fsdp or tensor, fewer rows, "
@@ -211,7 +225,7 @@ def train_step(
         )
     seconds = time.monotonic() - started
     text = step.as_text()
-    found, memory = collectives_of(text, devices), _memory(step)
+    found, memory = collectives_of(text, devices, slices), _memory(step)
     lengths = {"text_len": text_len, "motion_len": motion_len}
     flops = step_flops(config, counts, **lengths, timesteps=LlamoLossConfig().timesteps_per_latent, trains=trains)
     total, executed = sum(flops.values()), product_flops(text)
@@ -219,15 +233,21 @@ def train_step(
         executed += flops["attention"] / devices.size
     moved, paper = memory_bytes(config, layout), network_bytes(config, layout)
     torus = Torus(devices, device)
-    crossing = [torus.seconds(each) for each in found]
+    crossing = {each: torus.seconds(each) for each in found}
+    between = sum(seconds for each, seconds in crossing.items() if "slice" in each.mesh_axes)
+    overlapped = sum(seconds * each.overlapped / each.count for each, seconds in crossing.items())
     times = {
         "compute": executed / device.flops,
         "memory": sum(moved.values()) / device.bandwidth,
-        "network": sum(inside + between for inside, between in crossing),
+        "network": sum(crossing.values()),
     }
     bound, at_peak = max(times, key=lambda name: times[name]), total / devices.size / device.flops
-    limits = {"network_hidden": at_peak / max(times.values()),
-              "network_counted": at_peak / (max(times["compute"], times["memory"]) + times["network"])}  # fmt: skip
+    busy = max(times["compute"], times["memory"])
+    limits = {
+        "network_hidden": at_peak / max(times.values()),
+        "network_as_compiled": at_peak / (max(busy, overlapped) + times["network"] - overlapped),
+        "network_counted": at_peak / (busy + times["network"]),
+    }
     by_kind, used = Counter[tuple[str, str]](), sum(memory.values())
     for each in found:
         by_kind[each.op, "+".join(each.mesh_axes) or "-"] += each.bytes
@@ -235,15 +255,17 @@ def train_step(
         f"{preset}, stage {stage}, {where}, mesh {mesh}, {counts}, {text_len} + {motion_len} a row, remat {remat}: "
         f"{seconds:.0f} s to compile",
         *(f"  {kind:<26} {size / 1e9:9.2f} GB" for kind, size in memory.items()),
-        f"  {'of a chip':<26} {used / 1e9:9.2f} GB of {device.memory / 1e9:.0f}",
+        f"  {'of a chip':<26} {used / 1e9:9.2f} GB of {device.memory / 1e9:.0f}: {_fit(used, device, remat)}",
         *(f"  {part:<26} {count / 1e12:9.1f} TFLOP" for part, count in flops.items()),
         f"  {'all':<26} {total / 1e12:9.1f} TFLOP; {executed * devices.size / 1e12:.1f} with what is computed again",
         *(f"  {op + ' over ' + axes:<26} {size / 1e6:9.1f} MB sent by a chip{_beside(paper, op, axes)}"
           for (op, axes), size in by_kind.most_common()),
         *(f"  {what:<26} {1000 * value:9.1f} ms at peak" for what, value in times.items()),
-        f"  {'between slices, of that':<26} {1000 * sum(between for _, between in crossing):9.1f} ms",
+        f"  {'of that between slices':<26} {1000 * between:9.1f} ms",
+        f"  {'beside computing':<26} {1000 * overlapped:9.1f} ms: collectives that the program starts and goes on",
         f"  bound by {bound}; MFU at most {limits['network_hidden']:.0%} with the network hidden behind the rest, "
-        f"{limits['network_counted']:.0%} with none of it hidden",
+        f"{limits['network_as_compiled']:.0%} with what the program overlaps hidden, {limits['network_counted']:.0%} "
+        "with none of it",
         table(found[:20]),
     ]  # fmt: skip
     figures = {
@@ -253,7 +275,7 @@ def train_step(
         "flops_executed": executed * devices.size,
         "collectives": [dataclasses.asdict(each) for each in found],
         "collective_bytes_on_paper": {f"{op} {axis}": size for (op, axis), size in paper.items()},
-        "hbm_bytes": moved, "seconds": times, "seconds_between_slices": sum(between for _, between in crossing),
+        "hbm_bytes": moved, "seconds": times, "seconds_between_slices": between, "seconds_overlapped": overlapped,
         "bound": bound, "mfu_at_most": limits, "compile_seconds": seconds,
     }  # fmt: skip
     return "\n".join(lines), figures
@@ -316,54 +338,51 @@ class AotCompile(Reporting):
     """Tokens of a row."""
     motion_len: int = 256
     """Slots of a row."""
-    remat: Literal["none", "minimal", "full", "offload"] = "full"
+    remat: Remat = "full"
     """What is kept of a layer for the backward pass: all, its large products, its input, the products on the host."""
     decode: int = 0
     """Compile the decode step of so many samples in place of the training step."""
     cache: int = 512
     """Slots of the cache of a decode step."""
+    all: bool = False
+    """Without a preset: all steps of the table of docs/scaling.md, which takes an hour."""
 
     def run(self) -> None:
+        lengths = {"text_len": self.text_len, "motion_len": self.motion_len}
         if self.preset is None:
-            self._standard()
+            found = []
+            for case in TABLE if self.all else STANDARD:
+                text, figures = train_step(case, **lengths)
+                print(text, flush=True)
+                found.append(figures)
+            self.report("\n" + markdown(found), found)
         elif self.decode:
             self.report(*decode_step(self.preset, self.topology, samples=self.decode, slots=self.cache))
         else:
-            self.report(*self._train(self.preset, self.topology, self.mesh, self.rows))
-
-    def _train(self, preset: str, topology: str, mesh: str, rows: int) -> tuple[str, dict[str, Any]]:
-        return train_step(
-            preset, topology, self.slices, mesh, stage=self.stage, rows=rows, text_len=self.text_len,
-            motion_len=self.motion_len, remat=self.remat,
-        )  # fmt: skip
-
-    def _standard(self) -> None:
-        found = []
-        for preset, topology, mesh, rows in STANDARD:
-            text, figures = self._train(preset, topology, mesh, rows)
-            print(text, flush=True)
-            found.append(figures)
-        self.report("\n" + markdown(found), found)
+            where = (self.topology, self.mesh, self.rows, self.remat, self.slices)
+            self.report(*train_step(Case(self.preset, self.stage, *where), **lengths))
 
 
 def markdown(found: Iterable[dict[str, Any]]) -> str:
     """A table of training steps."""
-    lines = [
-        "| preset, stage | slice, mesh (data, fsdp, tensor) | rows | a chip holds | compute / memory / network | bound "
-        "| MFU at most, network hidden / counted |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = ("preset, stage", "slice, mesh (data, fsdp, tensor)", "rows, remat", "a chip holds",
+            "compute / memory / network", "bound", "MFU at most, network hidden / as compiled / counted")  # fmt: skip
+    lines = [head, ["---"] * len(head)]
     for each in found:
-        held, limits = sum(each["memory_bytes"].values()) / 1e9, each["mfu_at_most"]
-        times = " / ".join(f"{1000 * each['seconds'][name]:.0f}" for name in ("compute", "memory", "network"))
+        held, most, limits = sum(each["memory_bytes"].values()), each["memory_of_a_chip"], each["mfu_at_most"]
         slices = f" x {each['slices']}" if each["slices"] > 1 else ""
-        where = f"{each['topology']}{slices}, {','.join(map(str, each['mesh']))}"
         lines.append(
-            f"| {each['preset']}, {each['stage']} | {where} | {sum(each['rows'].values())} | {held:.1f} of "
-            f"{each['memory_of_a_chip'] / 1e9:.0f} GB | {times} ms | {each['bound']} | "
-            f"{limits['network_hidden']:.0%} / {limits['network_counted']:.0%} |"
+            [
+                f"{each['preset']}, {each['stage']}",
+                f"{each['topology']}{slices}, {','.join(map(str, each['mesh']))}",
+                f"{sum(each['rows'].values())}, {each['remat']}",
+                f"{held / 1e9:.1f} of {most / 1e9:.0f} GB{'' if held < most else ', too much'}",
+                " / ".join(f"{1000 * each['seconds'][name]:.0f}" for name in ("compute", "memory", "network")) + " ms",
+                each["bound"],
+                " / ".join(f"{limits[f'network_{how}']:.0%}" for how in ("hidden", "as_compiled", "counted")),
+            ]
         )
-    return "\n".join(lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def devices_of(topology: str, slices: int, shape: tuple[int, int, int] | None) -> list[Any]:
@@ -410,6 +429,12 @@ def _memory(step: Any) -> dict[str, int]:
         "temporary": memory.temp_size_in_bytes,
         "code": memory.generated_code_size_in_bytes,
     }
+
+
+def _fit(used: int, device: Device, remat: Remat) -> str:
+    if used < device.memory:
+        return "fits"
+    return f"does NOT fit: more fsdp or tensor, {'' if remat == 'full' else '--remat full, '}or fewer rows"
 
 
 def _beside(paper: dict[tuple[str, str], float], op: str, axes: str) -> str:

@@ -232,7 +232,7 @@ def _paper(preset: str, *, mesh: str, optim: OptimConfig = _PAPER_OPTIM) -> Reci
     joint = dataclasses.replace(optim, modules={"flow_head": head})
     return Recipe(
         vae=PAPER_VAE,
-        loader=LoaderConfig(text_len=128, motion_len=128, shards=16),
+        loader=LoaderConfig(text_len=128, motion_len=128, shards=64),
         loss=LlamoLossConfig(timestep_distribution="uniform", history_noise=0.01, exit_end_weight=10.0),
         stage1=StageRecipe(RunConfig("stage1", 100_000, alignment, ALIGNMENT, **common), rows={"t2m": 64, "m2t": 64}),
         stage2=StageRecipe(RunConfig("stage2", 200_000, joint, ALL_MOTION, **common), rows={"t2m": 256, "m2t": 64}),
@@ -258,7 +258,7 @@ PAPER_VAE = VAERecipe(
         keep_best=1,
     ),
     rows=256,
-    shards=16,
+    shards=64,
     max_latents=127,
 )
 

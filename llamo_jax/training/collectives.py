@@ -16,6 +16,7 @@ _OPS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8,
           "u64": 8, "f64": 8}  # fmt: skip
 _COLLECTIVE = re.compile(rf" = (\(?[^=]*?\)?) ({'|'.join(_OPS)})(-start)?\((.*)$")
+_BETWEEN_SLICES = re.compile(r" = (\(.*?\)) send\(.*_xla_megascale_transfer_type=\"ALL_REDUCE\"")
 _COMMENT = re.compile(r"/\*.*?\*/")
 _SHAPE = re.compile(r"([a-z]+[0-9]*)\[([0-9,]*)\]")
 
@@ -31,6 +32,7 @@ class Collective:
       shape: of what one device has afterwards.
       count: how often a run of the program does it.
       bytes: that one device sends in all of them, with a ring: (n - 1) / n of the whole.
+      overlapped: how many of them go on while the device computes.
     """
 
     op: str
@@ -39,6 +41,7 @@ class Collective:
     shape: tuple[int, ...]
     count: int
     bytes: int
+    overlapped: int = 0
 
     @property
     def size(self) -> int:
@@ -46,35 +49,54 @@ class Collective:
         return _BYTES[self.dtype] * math.prod(self.shape)
 
 
-def collectives_of(text: str, mesh: Mesh) -> list[Collective]:
+def collectives_of(text: str, mesh: Mesh, slices: int = 1) -> list[Collective]:
     """The collectives of a compiled program, the largest first.
 
     Args:
       text: of the compiled module.
       mesh: that it was compiled for.
+      slices: of TPUs, that data goes over. The program is that of one slice then, and what it exchanges with the others
+        has the mesh axis "slice".
     """
     bodies = dict(computations(text))
     runs = times(bodies, text)
-    groups_of = _groups_by_axes(mesh)
+    shape = tuple(mesh.devices.shape)
+    groups_of = _groups_by_axes(mesh.axis_names, (shape[0] // slices, *shape[1:]))
     counts: Counter[tuple] = Counter()
+    overlapped: Counter[tuple] = Counter()
     for name, lines in bodies.items():
+        # TPUs do a part of a collective in each of several fusions: it is counted where it starts.
+        if not runs[name] or name.startswith("async_collective_fusion") or _holds(lines, "AsyncCollectiveDone"):
+            continue
+        starts = _holds(lines, "AsyncCollectiveStart")
         for line in lines:
             line = _COMMENT.sub("", line)
-            if (match := _COLLECTIVE.search(line)) and runs[name]:
-                op, groups = match[2], _groups(match[4], mesh.size)
+            if match := _COLLECTIVE.search(line):
+                op, groups = match[2], _groups(match[4], mesh.size // slices)
                 shapes = _SHAPE.findall(match[1])
                 # What starts asynchronously has its operands in its result as well: the last half is the result.
-                for dtype, shape in shapes[len(shapes) // 2 if match[3] and len(shapes) > 1 else 0 :]:
-                    dims = tuple(int(size) for size in shape.split(",") if size)
-                    axes = () if groups is None else groups_of.get(groups, ("?",))
-                    size = len(next(iter(groups))) if groups else 2
-                    if dtype in _BYTES and (axes or op == "collective-permute"):
-                        counts[op, axes, dtype, dims, size] += runs[name]
+                shapes = shapes[len(shapes) // 2 if match[3] and len(shapes) > 1 else 0 :]
+                axes = () if groups is None else groups_of.get(groups, ("?",))
+                size = len(next(iter(groups))) if groups else 2
+            elif match := _BETWEEN_SLICES.search(line):
+                op, shapes, axes, size = "all-reduce", _SHAPE.findall(match[1])[:1], ("slice",), slices
+            else:
+                continue
+            for dtype, shape in shapes:
+                dims = tuple(int(size) for size in shape.split(",") if size)
+                if dtype in _BYTES and (axes or op == "collective-permute"):
+                    counts[op, axes, dtype, dims, size] += runs[name]
+                    overlapped[op, axes, dtype, dims, size] += runs[name] * bool(starts or match[0].find("-start(") > 0)
     found = [
-        Collective(op, axes, dtype, shape, count, count * _sent(op, dtype, shape, size))
-        for (op, axes, dtype, shape, size), count in counts.items()
+        Collective(op, axes, dtype, shape, count, count * _sent(op, dtype, shape, size), overlapped[key])
+        for key, count in counts.items()
+        for op, axes, dtype, shape, size in [key]
     ]
     return sorted(found, key=lambda each: -each.bytes)
+
+
+def _holds(lines: list[str], target: str) -> bool:
+    return any(f'custom_call_target="{target}"' in line for line in lines)
 
 
 def _sent(op: str, dtype: str, shape: tuple[int, ...], size: int) -> int:
@@ -101,16 +123,16 @@ def _groups(attributes: str, devices: int) -> frozenset[frozenset[int]] | None:
     return None if all(len(group) == 1 for group in sets) else sets
 
 
-def _groups_by_axes(mesh: Mesh) -> dict[frozenset[frozenset[int]], tuple[str, ...]]:
-    numbers = np.arange(mesh.size).reshape(mesh.devices.shape)
+def _groups_by_axes(names: Sequence[str], shape: tuple[int, ...]) -> dict[frozenset[frozenset[int]], tuple[str, ...]]:
+    numbers = np.arange(math.prod(shape)).reshape(shape)
     found = {}
-    for count in range(len(mesh.axis_names), 0, -1):
-        for axes in itertools.combinations(range(len(mesh.axis_names)), count):
+    for count in range(len(names), 0, -1):
+        for axes in itertools.combinations(range(len(names)), count):
             kept = [axis for axis in range(numbers.ndim) if axis not in axes]
             rows = numbers.transpose([*kept, *axes]).reshape(-1, math.prod(numbers.shape[axis] for axis in axes))
             if rows.shape[1] > 1:
-                names = tuple(mesh.axis_names[axis] for axis in axes if numbers.shape[axis] > 1)
-                found[frozenset(frozenset(row) for row in rows.tolist())] = names
+                across = tuple(names[axis] for axis in axes if numbers.shape[axis] > 1)
+                found[frozenset(frozenset(row) for row in rows.tolist())] = across
     return found
 
 

@@ -7,6 +7,8 @@ The network, with g = (n - 1) / n for an axis of n devices, and weights in the t
               reduce-scatter   gradients of what trains, once a task
               all-to-all       embeddings of a device's own tokens
     data      all-reduce       gradients of what trains, in float32, once a step: 2 g of a device's part
+    slice     all-reduce       where data goes over several slices: the same, of what each slice has summed, and
+                               scattered over its own data
     tensor    all-reduce       2 g of a device's activations, twice a layer and pass, and for the embeddings
 
 The memory, with weights W of a tower as they are gathered, and every product reading its inputs and writing its output
@@ -39,6 +41,7 @@ class Layout:
       trains: prefixes of the paths that train.
       remat: of `models.parallel.Parallel`.
       width: bytes of a number that is computed with.
+      slices: of TPUs, that data goes over.
     """
 
     shape: tuple[int, int, int]
@@ -48,6 +51,7 @@ class Layout:
     trains: tuple[str, ...] = MOTION_SIDE
     remat: str = "full"
     width: int = 2
+    slices: int = 1
 
     def train(self, *paths: str) -> bool:
         """Whether something at one of these paths does."""
@@ -66,14 +70,15 @@ def _tower_passes(layout: Layout, task: str, *, motion: bool) -> tuple[int, int]
     return 1, int(task != "t2m" and (layout.behind or layout.train("motion/eom")))
 
 
-def parameters(config: LlamoConfig, trains: tuple[str, ...]) -> int:
-    """Those that train on the motion side, without norms and biases."""
+def trained_part(config: LlamoConfig, layout: Layout) -> float:
+    """Parameters that train, of one device, without norms and biases. The heads of motion are split over fsdp alone."""
+    _, fsdp, tensor = layout.shape
     parts = {
-        "motion/layers/": tower_weights(config, motion=True),
+        "motion/layers/": tower_weights(config, motion=True) / tensor,
         "flow_head/": sum(flow_weights(config)),
         "motion/adapter/": config.latent_channels * config.motion.width,
     }
-    return sum(count for path, count in parts.items() if path.startswith(trains))
+    return sum(count for path, count in parts.items() if layout.train(path)) / fsdp
 
 
 def network_bytes(config: LlamoConfig, layout: Layout) -> dict[tuple[str, str], float]:
@@ -114,9 +119,11 @@ def network_bytes(config: LlamoConfig, layout: Layout) -> dict[tuple[str, str], 
             add("all-gather", "fsdp", fsdp, (1 + text_backward) * head)
         add("all-to-all", "fsdp", fsdp, tokens[False] * config.text.width)
         add("all-reduce", "tensor", tensor, 2 * tokens[False] * config.text.width)
-    if data > 1:
-        part = parameters(config, layout.trains) / (fsdp * tensor)
-        sent["all-reduce", "data"] = 2 * 4 * part * (data - 1) / data
+    inside, between = data // layout.slices, layout.slices
+    if inside > 1:
+        sent["all-reduce", "data"] = 2 * 4 * trained_part(config, layout) * (inside - 1) / inside
+    if between > 1:
+        sent["all-reduce", "slice"] = 2 * 4 * trained_part(config, layout) / inside * (between - 1) / between
     return sent
 
 
@@ -143,5 +150,5 @@ def memory_bytes(config: LlamoConfig, layout: Layout) -> dict[str, float]:
             tokens = rows / (data * fsdp) * layout.text_len
             found["logits"] += tokens * text.vocab_size / tensor * 4 * 2 * (1 + 2 * backward)
             found["weights"] += text.vocab_size * text.width / tensor * layout.width * 2 * (1 + backward)
-    found["optimizer"] = 28.0 * parameters(config, layout.trains) / (fsdp * tensor)
+    found["optimizer"] = 28 * trained_part(config, layout)
     return found

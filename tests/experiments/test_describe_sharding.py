@@ -1,11 +1,10 @@
-"""What the commands on meshes say, and what they refuse."""
+"""How parameters lie on meshes, and meshes that cannot be."""
 
 import math
 from pathlib import Path
 
 import pytest
 
-from experiments.aot_compile import _rows
 from experiments.describe_sharding import DescribeSharding, rows_of, specs_of
 from llamo_jax.errors import InputError
 from llamo_jax.models import llamo
@@ -51,10 +50,3 @@ def test_splits_of_all_presets_are_written(tmp_path: Path) -> None:
 def test_meshes_that_cannot_be(preset: str, shape: tuple[int, int, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         rows_of(preset, shape)
-
-
-def test_rows_of_tasks_divide_over_the_devices() -> None:
-    assert _rows({"t2m": 0.8, "m2t": 0.2}, 256, 64) == {"t2m": 192, "m2t": 64}
-    assert _rows({"t2m": 1.0}, 128, 64) == {"t2m": 128}
-    with pytest.raises(InputError, match="--rows 100; expected a multiple of 64"):
-        _rows({"t2m": 0.8, "m2t": 0.2}, 100, 64)

@@ -1,5 +1,7 @@
 """Operations of a step, beside counts by hand, and those of a compiled program; peaks of devices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,6 +12,7 @@ from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTower
 from llamo_jax.training.compiled import product_flops
 from llamo_jax.training.devices import DEVICES, WRAPS, peak_flops
 from llamo_jax.training.flops import Pairs, flow_weights, step_flops, tower_weights
+from llamo_jax.training.traffic import Layout, network_bytes, trained_part
 
 CONFIG = LlamoConfig(
     LLMConfig(vocab_size=100, width=8, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=2, ffn_width=16),
@@ -91,6 +94,20 @@ ENTRY %main (a: bf16[2,8,1024,64], b: bf16[2,8,512,64]) -> bf16[2,8,1024,512] {
 def test_products_of_batches_on_a_tpu(window: str) -> None:
     """They come as convolutions, whose windows meet their batch alone."""
     assert product_flops(TPU.replace("WINDOW", window)) == 2 * 2 * 8 * 1024 * 512 * 64
+
+
+def test_slices_exchange_what_each_has_summed() -> None:
+    """Data 8 on 2 slices: 3/4 of twice a chip's part within a slice; between them a quarter of the part, once each."""
+    one = Layout((8, 2, 1), {"t2m": 16}, 4, 2)
+    alone, sliced = (network_bytes(CONFIG, layout) for layout in (one, dataclasses.replace(one, slices=2)))
+    part = 4 * trained_part(CONFIG, one)
+    assert alone["all-reduce", "data"] == 2 * part * 7 / 8
+    assert sliced["all-reduce", "data"] == 2 * part * 3 / 4 and sliced["all-reduce", "slice"] == 2 * part / 4 / 2
+    assert {**sliced, ("all-reduce", "data"): 0} == {
+        **alone,
+        ("all-reduce", "data"): 0,
+        ("all-reduce", "slice"): part / 4,
+    }
 
 
 def test_peaks_are_known_by_the_names_of_jax() -> None:
