@@ -134,9 +134,10 @@ def spec(axes: Axes, shape: tuple[int, ...], mesh: Mesh, rules: Rules = TRAINING
     entries = tuple(rules[axis] if axis else None for axis in axes)
     for entry, axis, size in zip(entries, axes, shape, strict=True):
         if entry and size % mesh.shape[entry]:
+            choices = ", ".join(str(n) for n in range(1, mesh.shape[entry]) if size % n == 0)
             raise InputError(
                 f'{path or "array"}: axis "{axis}" of size {size} cannot be split over mesh axis "{entry}" of size '
-                f"{mesh.shape[entry]}; choose a {entry} size that divides {size}"
+                f"{mesh.shape[entry]}; choose a {entry} size of {choices}, or a larger one that divides {size}"
             )
         if entry and entries.count(entry) > 1:
             raise InputError(f'{path or "array"}: two of the axes {axes} are split over mesh axis "{entry}"')

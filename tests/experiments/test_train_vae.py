@@ -8,6 +8,7 @@ import numpy as np
 from data_pipelines.builders.dataset import build
 from data_pipelines.builders.synthetic import Synthetic
 from data_pipelines.folder import LatentFolder
+from experiments.recipes import VAE_RECIPES
 from experiments.train_vae import TrainVAE
 from llamo_jax.config import MotionVAEConfig
 from llamo_jax.inference.codec import MotionCodec
@@ -23,7 +24,8 @@ def test_data_is_encoded_with_a_trained_vae_and_its_own_statistics(tmp_path: Pat
     params = init(MotionVAE, config, jax.random.key(0))
     mean, std = np.full(272, 0.1, np.float32), np.full(272, 0.5, np.float32)
     write_codec(tmp_path / "tae", MotionCodec(config, params, Statistics(mean, std), Statistics.identity(4)))
-    TrainVAE(data=tmp_path / "data", out=tmp_path / "run", vae=tmp_path / "tae").run()
+    recipe = VAE_RECIPES["recordings"]
+    TrainVAE(data=tmp_path / "data", out=tmp_path / "run", vae=tmp_path / "tae", recipe=recipe).run()
     latents, codec = LatentFolder(tmp_path / "run" / "latents"), read_codec(tmp_path / "run" / "vae")
     np.testing.assert_array_equal(codec.features.mean, mean)
     np.testing.assert_array_equal(codec.latents.std, latents.statistics.std)

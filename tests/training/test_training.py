@@ -153,9 +153,8 @@ def one_device(params: tuple) -> tuple[dict, list[float]]:
     return run_steps(mesh, params)
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
-def test_sharded_is_one_device(params: tuple, one_device: tuple, shape: tuple[int, int, int]) -> None:
-    sharded, losses = run_steps(sharding.make_mesh(*shape), params)
+def test_sharded_is_one_device(params: tuple, one_device: tuple) -> None:
+    sharded, losses = run_steps(sharding.make_mesh(2, 2, 2), params)
     np.testing.assert_allclose(losses, one_device[1], rtol=2e-5)
     # Adam divides by the root of tiny second moments, so that sums in another order show in single weights.
     for path, leaf in one_device[0].items():
@@ -516,7 +515,7 @@ def test_only_matrices_decay(params: tuple) -> None:
     still = jax.tree.map(jnp.zeros_like, params[0])
     ones = jax.tree.map(jnp.ones_like, params[0])
     optimiser = transformation(config)
-    updates, _ = optimiser.update(still, optimiser.init(ones), ones)
+    updates, _ = jax.jit(optimiser.update)(still, optimiser.init(ones), ones)
     decayed = {path for path, update in updates.items() if np.any(np.asarray(update))}
     assert {"motion/layers/attn/q/weight", "motion/adapter/weight", "flow_head/blocks/0/up/weight"} <= decayed
     assert not decayed & {

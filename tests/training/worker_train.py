@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ from tests.training.latents import ROWS, loader
 CONFIG = LlamoConfig(
     LLMConfig(304, 16, 2, 4, 2, 4, 24), MotionTowerConfig(16, 32), FlowHeadConfig(16, 1), latent_channels=4
 )
-STEPS = 6
+STEPS = 9
 
 
 class Cut(Feed):
-    """Asks this process to end before the fourth batch."""
+    """Asks this process to end before the fourth batch, and gives the notice time to reach the others."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -40,11 +41,13 @@ class Cut(Feed):
         self.count += 1
         if self.count == 4:
             os.kill(os.getpid(), signal.SIGTERM)
+        if self.count >= 4:
+            time.sleep(1)
         return super().__next__()
 
 
 def run(folder: Path, out: Path, *, stop: bool) -> dict[str, np.ndarray | None]:
-    """Six steps on a mesh of 2,2,2, whatever the processes; the parameters on process 0."""
+    """All steps on a mesh of 2,2,2, whatever the processes; the parameters on process 0."""
     mesh = make_mesh(2, 2, 2)
     placed = shardings(llamo.Model, CONFIG, mesh)
     text = init(llamo.LLM, CONFIG.text, jax.random.key(0), {f"{path[5:]}": place for path, place in placed.items()
