@@ -147,13 +147,8 @@ def run_steps(mesh: jax.sharding.Mesh, params: tuple, steps: int = 3) -> tuple[d
     return state.params, losses
 
 
-@pytest.fixture(scope="module")
-def one_device(params: tuple) -> tuple[dict, list[float]]:
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.MESH_AXES)
-    return run_steps(mesh, params)
-
-
-def test_sharded_is_one_device(params: tuple, one_device: tuple) -> None:
+def test_sharded_is_one_device(params: tuple) -> None:
+    one_device = run_steps(jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.MESH_AXES), params)
     sharded, losses = run_steps(sharding.make_mesh(2, 2, 2), params)
     np.testing.assert_allclose(losses, one_device[1], rtol=2e-5)
     # Adam divides by the root of tiny second moments, so that sums in another order show in single weights.
