@@ -26,7 +26,7 @@ from llamo_jax.training.optim import FlatParams, OptimConfig
 from llamo_jax.training.step import GuardConfig, TrainState, compile_step, make_step
 
 MAX_ROLLBACKS = 3
-"""How often a run goes back to its last checkpoint before it gives up."""
+"""How often a run goes back to its last checkpoint, without getting further than it was, before it gives up."""
 
 
 class DataIterator(Protocol):
@@ -131,7 +131,7 @@ def train(
     placement = (config.optim, config.trains, mesh, shardings)
     rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     step = make_step(gradients, config.optim, config.trains, shardings, seed=config.seed, guard=config.guard)
-    compiled, metrics, rollbacks = None, {}, 0
+    compiled, metrics, rollbacks, failed = None, {}, 0, 0
     with _stop_signal(record) as asked, _checkpoints(record, config) as saved:
         seconds, stop = 0.0, 0
         target = TrainState.abstract(params, *placement)
@@ -165,17 +165,19 @@ def train(
                     figures = {name: float(value) for name, value in metrics.items()}
                     if figures["skipped_in_a_row"] == 0:
                         losses.append(figures["loss"])
+                        rollbacks = rollbacks if count <= failed else 0
                     if log is not None:
                         log.write(config.name, count, figures | meter.rates(count, figures))
                     if figures["skipped_in_a_row"] >= config.guard.patience:
-                        rollbacks += 1
+                        rollbacks, failed = rollbacks + 1, count
                         state = _rolled_back(config, saved, target, record, rollbacks, figures, count)
-                        count, losses, due = int(state.step), [], False
+                        count, losses, due = int(state.step), [], True
                     meter.restart(count)
                     line.update(count, figures)
                 seconds = time.monotonic() - started
+                # What is saved is what the run may go back to: after a good step. One that has just gone back is saved
+                # again at once, with the data behind what made it fail.
                 due |= count % config.checkpoint_every == 0
-                # What is saved is what the run may go back to.
                 if saved is not None and due and int(metrics["skipped_in_a_row"]) == 0:
                     with meter.waiting("checkpoint"):
                         _save(saved, state, data, record, seconds, losses)
@@ -184,11 +186,11 @@ def train(
         if metrics and int(metrics["skipped_in_a_row"]) >= config.guard.patience:
             _give_up(config, {name: float(value) for name, value in metrics.items()}, count)
         if saved is not None:
-            _save(saved, state, data, record, seconds, losses or [float(metrics["loss"])] if metrics else [0.0])
+            _save(saved, state, data, record, seconds, losses or [float(metrics.get("loss", 0.0))])
     if bits_before != (bits_after := sums_of_bits(frozen)):
         changed = [path for path in frozen if bits_before[path] != bits_after[path]]
         raise RuntimeError(f"{config.name}: frozen parameters changed during training: {', '.join(changed)}")
-    if stop := stop or asked():
+    if stop := stop or hosts.agree(asked()):
         where = f" after step {count} of {config.name}, which is saved; the same command goes on from it"
         raise Stopped(stop, where, code=None if record is None or stop == signal.SIGINT else RESUMABLE)
     return state.result
