@@ -110,7 +110,8 @@ def _window(line: str, axes: int) -> dict[str, list[int]]:
     options = dict(each.split("=") for each in found[1].split()) if found else {}
 
     def numbers(name: str, default: str) -> list[int]:
-        return [int(each.split("_")[0]) for each in options.get(name, "x".join([default] * axes)).split("x")]
+        given = options[name].split("x") if name in options else [default] * axes
+        return [int(each.split("_")[0]) for each in given]
 
     return {
         "stride": numbers("stride", "1"), "pad": numbers("pad", "0_0"), "base": numbers("lhs_dilate", "1"),

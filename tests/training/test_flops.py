@@ -96,6 +96,14 @@ def test_products_of_batches_on_a_tpu(window: str) -> None:
     assert product_flops(TPU.replace("WINDOW", window)) == 2 * 2 * 8 * 1024 * 512 * 64
 
 
+def test_a_product_without_a_batch_on_a_tpu() -> None:
+    text = TPU.replace("window={WINDOW}, dim_labels=01bf_01oi->01bf", "dim_labels=bf_oi->bf")
+    for old, new in {"[2,8,1024,64]{3,2,1,0}": "[1024,64]{1,0}", "[2,8,512,64]{3,2,1,0}": "[512,64]{1,0}",
+                     "[2,8,1024,512]{2,3,1,0}": "[1024,512]{1,0}"}.items():  # fmt: skip
+        text = text.replace(old, new)
+    assert product_flops(text) == 2 * 1024 * 512 * 64
+
+
 def test_slices_exchange_what_each_has_summed() -> None:
     """Data 8 on 2 slices: 3/4 of twice a chip's part within a slice; between them a quarter of the part, once each."""
     one = Layout((8, 2, 1), {"t2m": 16}, 4, 2)
