@@ -59,7 +59,8 @@ SYSTEMS = (
     System("64 H100 (8 x 8)", "NVIDIA H100 80GB HBM3", (8, 8, 1), (None, 1, 1), 1024, "minimal", 6.88),
     System("8 H100 (a node)", "NVIDIA H100 80GB HBM3", (1, 8, 1), (None, 1, 1), 128, "minimal", 6.88),
 )
-"""Prices: Cloud TPU's list for regions of the United States, and AWS p5.48xlarge ($55.04 for eight), September 2026."""
+"""Prices on demand: Google Cloud, United States, and AWS p5.48xlarge ($55.04 for eight), as others quoted the vendors'
+lists in September 2026."""
 
 
 def step_seconds(config: LlamoConfig, system: System, stage: int, rows: float) -> tuple[float, dict[str, float]]:
