@@ -28,6 +28,7 @@ class Traces:
       profile: whether a trace of a few steps of each stage is written.
       wandb: project of Weights & Biases that figures are sent to as well; None for none.
       recipe: what makes the run what it is, as JSON, which is kept in `out` once it trains.
+      recipe_name: of its file.
     """
 
     out: AnyPath
@@ -94,7 +95,8 @@ class Running(Command):
           InputError: a run with another recipe is there.
         """
         say(told(self.recipe))
-        traces = Traces(self.out, self.profile, self.wandb, {"recipe": identity(self.recipe), "seed": self.seed})
+        kept = {"recipe": identity(self.recipe), "seed": self.seed}
+        traces = Traces(self.out, self.profile, self.wandb, kept, self.recipe_name)
         traces.require_recipe()
         return traces
 

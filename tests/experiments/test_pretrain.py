@@ -42,6 +42,17 @@ def test_every_number_of_a_recipe_is_an_option() -> None:
     assert (windows.recipe.rows, windows.recipe.run.steps) == (256, 9)
 
 
+def test_commands_may_share_a_folder(tmp_path: Path) -> None:
+    """As the README has it: the VAE's recipe is no drift of the model's."""
+    vae = with_recipe(TrainVAE, VAE_RECIPES, "train_vae", ["--data", "D", "--out", str(tmp_path)]).traces()
+    with vae.record("vae", {}):
+        pass
+    assert [path.name for path in tmp_path.glob("*.json")] == ["recipe_vae.json"]
+    with_recipe(Pretrain, RECIPES, "pretrain", [*GIVEN[:-1], str(tmp_path)]).traces()
+    with pytest.raises(InputError, match=r"recipe_vae.json: holds .* \(recipe.rows: 32 -> 16\)"):
+        with_recipe(TrainVAE, VAE_RECIPES, "p", ["--data", "D", "--out", str(tmp_path), "--rows", "16"]).traces()
+
+
 def test_a_wrong_name_or_number_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         commands.main(lambda: read("paper-3c"))
