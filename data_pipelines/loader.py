@@ -167,7 +167,7 @@ class LatentLoader(ShardedBatches):
         return sample
 
     def _require_some(self, in_a_row: int, longest: int) -> None:
-        if in_a_row >= max(1000, 2 * len(self.numbers)):
+        if in_a_row >= max(1000, 2 * len(self.numbers) // self.shards):
             raise InputError(
                 f"none of {in_a_row} records that were drawn has a caption that fits {self._config.text_len} text "
                 f"tokens with its prompt (the last takes {longest}): raise text_len"

@@ -57,8 +57,10 @@ class Traces:
                     with remote.published(self.recipe_file) as temporary:
                         temporary.write_text(json.dumps(self.recipe, indent=2) + "\n", encoding="utf-8")
                 mirror = stack.enter_context(remote.Mirror(self.out, "metrics.jsonl"))
-                log = stack.enter_context(MetricsLog(mirror.folder, wandb=self.wandb, settings=settings))
-                saved = mirror.flush
+                log = stack.enter_context(
+                    MetricsLog(mirror.folder, name=str(self.out), wandb=self.wandb, settings=settings)
+                )
+                saved = mirror.try_to_flush
             profile = str(self.out / "profile" / stage) if self.profile else None
             yield Record(log, self.out / "checkpoints" / stage, settings, profile, saved)
 

@@ -73,6 +73,8 @@ def train_vae(data: Path, traces: Traces, recipe: VAERecipe, *, seed: int = 0) -
             shardings=placed,
             record=record,
         )
+    if batches.skipped:
+        say(f"vae: {batches.skipped}")
     unmeasured = Statistics.identity(recipe.model.latent_channels)
     # Every device has all of it: from here on each host works for itself.
     here = {path: jax.device_put(np.asarray(leaf), jax.local_devices()[0]) for path, leaf in params.items()}

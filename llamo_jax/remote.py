@@ -241,6 +241,13 @@ class Mirror:
                     _put(file, self._remote / name)
                     self._copied[name] = state  # of before: what was written meanwhile is copied next time
 
+    def try_to_flush(self) -> None:
+        """Copies what has changed; where that fails, the next copy makes up for it."""
+        try:
+            self.flush()
+        except InputError as error:
+            warnings.warn(f"{error}; it is tried again", stacklevel=2)
+
     def close(self) -> None:
         """Copies the rest, and removes the folder of this machine.
 

@@ -45,7 +45,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     sizes = (data, fsdp, tensor)
     if data * fsdp * tensor != jax.device_count():
         raise InputError(
-            f"mesh {data},{fsdp},{tensor} has {data * fsdp * tensor} devices; this machine has {jax.device_count()}: "
+            f"mesh {data},{fsdp},{tensor} has {data * fsdp * tensor} devices; there are {jax.device_count()}: "
             "the product of data, fsdp and tensor must be that number"
         )
     return mesh_of(jax.devices(), sizes)

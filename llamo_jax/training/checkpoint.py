@@ -82,7 +82,8 @@ class Checkpoints:
             "config": ocp.args.JsonSave(config),
         }
         with self._saving():
-            self._manager.save(step, args=ocp.args.Composite(**items), metrics={"loss": loss})
+            # Forced, since Orbax would ask JAX's service whether this step is one to stop after; the loop does.
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics={"loss": loss}, force=True)
 
     def restore(self, target: TrainState, config: dict[str, Any]) -> "Restored":
         """What the newest checkpoint holds, on any mesh.

@@ -3,6 +3,7 @@ recipes."""
 
 import contextlib
 import dataclasses
+import itertools
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from llamo_jax.training.gradients import Gradients
 from llamo_jax.training.metrics import Meter, MetricsLog, Work, progress_line
 from llamo_jax.training.optim import FlatParams, OptimConfig
 from llamo_jax.training.step import GuardConfig, TrainState, compile_step, make_step
+
+_steps_of_all_stages = itertools.count(1)
 
 MAX_ROLLBACKS = 3
 """How often a run goes back to its last checkpoint, without getting further than it was, before it gives up."""
@@ -148,7 +151,7 @@ def train(
         meter, losses, due = Meter(work or Work(), count), [], False
         with (
             progress_line(config.name, config.steps, count, shown=hosts.is_first()) as line,
-            _trace(record, first) as trace,
+            _trace(record) as trace,
         ):
             while not stop and (progress := _progress(config, count, seconds)) < 1:
                 with meter.waiting("data"):
@@ -156,29 +159,33 @@ def train(
                 if compiled is None:
                     with meter.waiting("compile"):
                         compiled = compile_step(step, state, frozen, batch, mesh)
-                progress = jax.device_put(np.float32(progress), everywhere)
+                # Not device_put, by which hosts wait for each other to compare what they bring.
+                now = np.float32(progress)
+                progress = jax.make_array_from_callback((), everywhere, lambda _, now=now: now)
                 with jax.transfer_guard("disallow"):
                     state, metrics = compiled(state, frozen, batch, progress)
                 count += 1
-                trace(count, metrics)
-                if count % config.log_every == 0 or count == first + 1:
+                trace(metrics)
+                logged = count % config.log_every == 0 or count == first + 1
+                if logged or count % config.guard.patience == 0:
                     figures = {name: float(value) for name, value in metrics.items()}
                     if figures["skipped_in_a_row"] == 0:
                         losses.append(figures["loss"])
                         rollbacks = rollbacks if count <= failed else 0
-                    if log is not None:
+                    if logged and log is not None:
                         log.write(config.name, count, figures | meter.rates(count, figures))
                     if figures["skipped_in_a_row"] >= config.guard.patience:
                         rollbacks, failed = rollbacks + 1, count
-                        state = _rolled_back(config, saved, target, record, rollbacks, figures, count)
-                        count, losses, due = int(state.step), [], True
-                    meter.restart(count)
-                    line.update(count, figures)
+                        state = _rolled_back(config, saved, state, target, record, rollbacks, figures, count)
+                        count, metrics, losses, due = int(state.step), {}, [], True
+                    if logged:
+                        meter.restart(count)
+                        line.update(count, figures)
                 seconds = time.monotonic() - started
                 # What is saved is what the run may go back to: after a good step. One that has just gone back is saved
                 # again at once, with the data behind what made it fail.
                 due |= count % config.checkpoint_every == 0
-                if saved is not None and due and int(metrics["skipped_in_a_row"]) == 0:
+                if saved is not None and due and metrics and int(metrics["skipped_in_a_row"]) == 0:
                     with meter.waiting("checkpoint"):
                         _save(saved, state, data, record, seconds, losses)
                     losses, due = [], False
@@ -199,7 +206,7 @@ def train(
 def _save(
     saved: Checkpoints, state: TrainState, data: DataIterator, record: Record, seconds: float, losses: list[float]
 ) -> None:
-    loss = float(np.mean(losses)) if losses else float("inf")
+    loss = float(np.mean(losses)) if losses and np.all(np.isfinite(losses)) else float("inf")
     saved.save(state, data.get_state(), record.settings, seconds=seconds, loss=loss)
     if record.saved is not None:
         record.saved()
@@ -208,6 +215,7 @@ def _save(
 def _rolled_back(
     config: RunConfig,
     saved: Checkpoints | None,
+    failed: TrainState,
     target: TrainState,
     record: Record | None,
     rollbacks: int,
@@ -218,6 +226,8 @@ def _rolled_back(
     if saved is None or saved.latest_step is None or rollbacks > MAX_ROLLBACKS:
         _give_up(config, figures, count)
     state = saved.restore(target, record.settings).state
+    # What was skipped stays counted.
+    state = dataclasses.replace(state, guard=dataclasses.replace(state.guard, skipped=failed.guard.skipped))
     back = int(state.step)
     if record.log is not None:
         print(f"{_skipped(config, figures, count)}; back to step {back}, with other data")
@@ -258,27 +268,29 @@ def _stop_asked(asked: int, count: int, config: RunConfig) -> int:
     """The signal that asks some process to stop, or 0: the same on all, since all save a checkpoint together."""
     if jax.process_count() == 1:
         return asked
-    # A notice of preemption reaches the others by JAX's own service, which names the step that all stop after.
-    if multihost_utils.reached_preemption_sync_point(count):
+    # A notice of preemption reaches the others by JAX's own service, which names the step that all stop after. It wants
+    # numbers that only rise, in all stages and whatever a run goes back to.
+    if multihost_utils.reached_preemption_sync_point(next(_steps_of_all_stages)):
         return signal.SIGTERM
     return hosts.agree(asked) if count % config.log_every == 0 else 0
 
 
 @contextlib.contextmanager
-def _trace(record: Record | None, first: int) -> Iterator[Callable[[int, Any], None]]:
+def _trace(record: Record | None) -> Iterator[Callable[[Any], None]]:
     """Traces the steps from the tenth on, five of them, where that is asked for."""
     folder = None if record is None else record.profile
     if folder is None:
-        yield lambda count, metrics: None
+        yield lambda metrics: None
         return
-    tracing = False
+    tracing, done = False, 0
 
-    def after(count: int, metrics: Any) -> None:
-        nonlocal tracing
-        if count == first + 10:
+    def after(metrics: Any) -> None:
+        nonlocal tracing, done
+        done += 1
+        if done == 10:
             jax.profiler.start_trace(str(folder))
             tracing = True
-        elif count == first + 15:
+        elif done == 15:
             jax.block_until_ready(metrics)
             jax.profiler.stop_trace()
             tracing = False

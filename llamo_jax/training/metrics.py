@@ -29,6 +29,7 @@ class MetricsLog:
 
     Args:
       folder: of the run.
+      name: of the run, where it is not that of the folder.
       wandb: project of Weights & Biases that gets them too; None for none.
       settings: of the run, which are shown there.
 
@@ -36,10 +37,17 @@ class MetricsLog:
       InputError: nothing can be written there, or wandb is asked for and not installed.
     """
 
-    def __init__(self, folder: str | Path, *, wandb: str | None = None, settings: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        wandb: str | None = None,
+        settings: dict[str, Any] | None = None,
+    ):
         self.folder = Path(folder)
         self.path = self.folder / "metrics.jsonl"
-        self._wandb = _wandb_run(wandb, self.folder, settings) if wandb else None
+        self._wandb = _wandb_run(wandb, name or str(folder), self.folder, settings) if wandb else None
         try:
             (self.folder / "tensorboard").mkdir(parents=True, exist_ok=True)
             self._lines = self.path.open("a", encoding="utf-8")
@@ -109,15 +117,15 @@ class MetricsLog:
         self.close()
 
 
-def _wandb_run(project: str, folder: Path, settings: dict[str, Any] | None) -> Any:
-    """A run of Weights & Biases; the stages of one folder are one run."""
+def _wandb_run(project: str, name: str, folder: Path, settings: dict[str, Any] | None) -> Any:
+    """A run of Weights & Biases; the stages of one name are one run."""
     try:
         import wandb
     except ImportError as error:
         raise InputError(f'--wandb {project}: the package is not installed; run "pip install wandb"') from error
     folder.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-    return wandb.init(project=project, id=name, name=folder.name, dir=str(folder), config=settings, resume="allow")
+    number = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return wandb.init(project=project, id=number, name=name, dir=str(folder), config=settings, resume="allow")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,9 +111,10 @@ def network_bytes(config: LlamoConfig, layout: Layout) -> dict[tuple[str, str], 
         if task == "t2m":
             if layout.behind and layout.remat == "full":
                 add("all-gather", "fsdp", fsdp, kv)  # of text, to compute again what motion sees
-            add("all-gather", "fsdp", fsdp, sum(flow_weights(config)))
+            head = sum(flow_weights(config)) * 4 / layout.width  # in float32
+            add("all-gather", "fsdp", fsdp, head)
             if layout.train("flow_head/"):
-                add("reduce-scatter", "fsdp", fsdp, sum(flow_weights(config)))
+                add("reduce-scatter", "fsdp", fsdp, head)
         else:
             head = config.text.vocab_size * config.text.width / tensor
             add("all-gather", "fsdp", fsdp, (1 + text_backward) * head)

@@ -101,6 +101,8 @@ def test_processes_train_as_one_and_stop_together(folder: Path, launched: dict) 
         for name in ("run", "alone")
     )
     assert [line["step"] for line in lines] == list(range(1, worker_train.STEPS + 1))
+    for name in ("loss", "gradient_norm"):  # of the same parameters and rows; figures are logged to six digits
+        assert lines[0][name] == pytest.approx(expected[0][name], rel=2e-6), name
     for line, wanted in zip(lines, expected, strict=True):
         for name in ("loss", "t2m_flow", "m2t_loss", "gradient_norm", "text_tokens", "motion_padding"):
             assert line[name] == pytest.approx(wanted[name], rel=2e-5), name
