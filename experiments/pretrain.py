@@ -108,7 +108,8 @@ def pretrain(
     shape = sharding.mesh_shape(recipe.mesh) if recipe.mesh else None
     meshes = [sharding.mesh_for(shape, *stage.rows.values()) for stage in recipe.stages]
     llm_config, text = load_llm(llm.folder, mesh=meshes[0], dtype=recipe.precision and jnp.dtype(recipe.precision))
-    config = llamo_config(llm_config, codec.config.latent_channels)
+    channels = codec.config.latent_channels
+    config = llamo_config(llm_config, channels, motion_width=recipe.motion_width, flow_width=recipe.flow_width)
     _say_what_fits(recipe, llm_config, config)
     placed = shardings(llamo.Model, config, meshes[0])
     params = flatten(llamo.init_motion(config, jax.random.key(seed), text, placed))
@@ -183,13 +184,24 @@ def _write(
 
 
 def _say_what_fits(recipe: Recipe, llm: LLMConfig, config: LlamoConfig) -> None:
-    """Says where a recipe is for another LLM, and what the parts of the model have in parameters."""
+    """Says where a recipe is for another LLM, and what the parts of the model cost: parameters, and operations of a step."""
     if recipe.preset and dataclasses.replace(LLMS[recipe.preset], max_positions=llm.max_positions) != llm:
         wanted = LLMS[recipe.preset]
         given = f"the LLM has {llm.num_layers} layers of width {llm.width}"
         say(f"note: the recipe is for {recipe.preset} ({wanted.num_layers} layers of width {wanted.width}); {given}")
     parts = {name: count(tree) for name, tree in abstract(llamo.Model, config).items() if isinstance(tree, dict)}
     say("parameters: " + ", ".join(f"{name} {size / 1e6:,.1f} M" for name, size in parts.items()))
+    for stage in recipe.stages:
+        flops = _flops(stage, config, recipe)
+        say(f"{stage.run.name}: {sum(flops.values()) / 1e9:,.1f} GFLOP a step: "
+            + ", ".join(f"{name} {count / 1e9:,.1f}" for name, count in flops.items() if count))  # fmt: skip
+
+
+def _flops(stage: StageRecipe, config: LlamoConfig, recipe: Recipe) -> dict[str, float]:
+    """Part of the model -> floating-point operations of a step."""
+    lengths = {"text_len": recipe.loader.text_len, "motion_len": recipe.loader.motion_len}
+    looks = recipe.loss.timesteps_per_latent
+    return step_flops(config, stage.rows, **lengths, timesteps=looks, trains=stage.run.trainable)
 
 
 def _require_parts(stage: StageRecipe, mesh: Mesh) -> None:
@@ -221,8 +233,7 @@ def _run_stage(
 ) -> FlatParams:
     placed, run = shardings(llamo.Model, config, mesh), stage.run
     parallel = Parallel.of(placed, mesh, config.text, remat=recipe.remat, attention=recipe.attention)
-    lengths = {"text_len": recipe.loader.text_len, "motion_len": recipe.loader.motion_len}
-    flops = step_flops(config, stage.rows, **lengths, timesteps=recipe.loss.timesteps_per_latent, trains=run.trainable)
+    flops = _flops(stage, config, recipe)
     peak = peak_flops(jax.devices()[0].device_kind)
     feed = Feed(loader, mesh, *stage.rows.values())
     with traces.record(run.name, settings | {"stage": identity(run)}) as record:

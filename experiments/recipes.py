@@ -34,6 +34,10 @@ class VAERecipe(Config):
     model: MotionVAEConfig
     run: RunConfig
     loss: VAELossConfig = VAELossConfig()
+    decoder: tyro.conf.AvoidSubcommands[RunConfig | None] = None
+    """A second stage, of the decoder alone: latents stay as the first made them. None is no such stage."""
+    decoder_loss: VAELossConfig = VAELossConfig(foot_weight=1.5)
+    """Its loss. What makes feet stand well makes latents that are hard to generate, if the encoder learns it too."""
     rows: int = 32
     frames: int = 64
     """Frames of a training window."""
@@ -74,6 +78,10 @@ class Recipe(Config):
     llm_rows: tyro.conf.Suppress[int] = 8
     recogniser_seconds: tyro.conf.Suppress[float] = 90.0
     """Time limit for the recogniser that judges the result."""
+    motion_width: int | None = None
+    """Of the motion tower, which has the LLM's depth and heads and any width; None is the LLM's own, from 512 on."""
+    flow_width: int | None = None
+    """Of the flow head; None is 1024, and 256 beside narrow LLMs."""
     preset: str | None = None
     """The LLM that the numbers are for, in `presets.LLMS`."""
     precision: Literal["float32", "bfloat16"] | None = None

@@ -15,6 +15,7 @@ import tyro
 from data_pipelines.folder import LatentFolder, MotionFolder
 from data_pipelines.folder import require_replaceable as require_data_replaceable
 from data_pipelines.latents import write_latents
+from data_pipelines.order import mixed_seed
 from data_pipelines.windows import WindowBatches
 from experiments.recipes import VAE_RECIPES, VAERecipe, identity
 from experiments.running import Running, Traces, main, say, writable
@@ -34,7 +35,7 @@ from llamo_jax.trees import flatten, unflatten
 
 
 def train_vae(data: Path, traces: Traces, recipe: VAERecipe, *, seed: int = 0) -> tuple[MotionCodec, LatentFolder]:
-    """Trains, encodes the data and measures the latents.
+    """Trains, in one stage or two, encodes the data and measures the latents.
 
     Args:
       data: folder of motions.
@@ -50,31 +51,38 @@ def train_vae(data: Path, traces: Traces, recipe: VAERecipe, *, seed: int = 0) -
     require_replaceable(out / "vae")
     mesh, statistics = sharding.data_mesh(recipe.rows), motions.statistics
     placed = shardings(MotionVAE, recipe.model, mesh)
-    batches = WindowBatches(
-        motions.split("train"), rows=recipe.rows, frames=recipe.frames, seed=seed, shards=recipe.shards
-    )
     settings = {
         "recipe": identity(recipe),
         "seed": seed,
         "data": motions.manifest["records"]
         | {"features": fingerprint({"mean": statistics.mean, "std": statistics.std})},
     }
-    feed = Feed(batches, mesh, recipe.rows)
-    with traces.record("vae", settings) as record:
-        params = train(
-            dataclasses.replace(recipe.run, seed=seed),
-            of_whole(
-                lambda tree, batch, key: vae_loss(tree, recipe.model, recipe.loss, batch, key, statistics=statistics)
-            ),
-            flatten(init(MotionVAE, recipe.model, jax.random.key(seed), placed)),
-            {},
-            feed,
-            mesh=mesh,
-            shardings=placed,
-            record=record,
+    params = flatten(init(MotionVAE, recipe.model, jax.random.key(seed), placed))
+    # The second stage sees other windows and other noise.
+    stages = [(recipe.run, recipe.loss, seed), (recipe.decoder, recipe.decoder_loss, mixed_seed(seed, 1))]
+    for run, loss, stage_seed in stages:
+        if run is None:
+            continue
+        batches = WindowBatches(
+            motions.split("train"), rows=recipe.rows, frames=recipe.frames, seed=stage_seed, shards=recipe.shards
         )
-    if batches.skipped:
-        say(f"vae: {batches.skipped}")
+        with traces.record(run.name, settings | {"stage": identity(run)}) as record:
+            params = train(
+                dataclasses.replace(run, seed=stage_seed),
+                of_whole(
+                    lambda tree, batch, key, loss=loss: vae_loss(
+                        tree, recipe.model, loss, batch, key, statistics=statistics
+                    )
+                ),
+                params,
+                {},
+                Feed(batches, mesh, recipe.rows),
+                mesh=mesh,
+                shardings=placed,
+                record=record,
+            )
+        if batches.skipped:
+            say(f"{run.name}: {batches.skipped}")
     unmeasured = Statistics.identity(recipe.model.latent_channels)
     # Every device has all of it: from here on each host works for itself.
     here = {path: jax.device_put(np.asarray(leaf), jax.local_devices()[0]) for path, leaf in params.items()}

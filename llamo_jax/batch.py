@@ -32,15 +32,27 @@ class MotionRows(NamedTuple):
     exit_mask: Float[Array, "B Lm"] | None = None
 
 
+class PrefixRows(NamedTuple):
+    """Text that comes first in its samples, as the rotated keys and the values that the LLM's layers give it: computed
+    once and kept (`data_pipelines/prompt_cache.py`), so that the text tower has nothing to do for it."""
+
+    keys: Float[Array, "B L K Lp H"]
+    values: Float[Array, "B L K Lp H"]
+    positions: Int[Array, "B Lp"]
+    segments: Int[Array, "B Lp"]
+
+
 class Batch(NamedTuple):
-    """Rows of both streams; plain text has no motion."""
+    """Rows of both streams; plain text has no motion. With a prefix, the text stream is what comes after it: it may
+    have no tokens at all."""
 
     text: TextRows
     motion: MotionRows | None = None
+    prefix: PrefixRows | None = None
 
     def arrays(self) -> dict[str, Any]:
         """ "text/tokens" -> array and so on, of the fields that are set: what is written into files and packed."""
-        streams = {"text": self.text} | ({} if self.motion is None else {"motion": self.motion})
+        streams = {name: rows for name, rows in self._asdict().items() if rows is not None}
         named = {
             f"{stream}/{name}": array for stream, rows in streams.items() for name, array in rows._asdict().items()
         }
@@ -53,5 +65,9 @@ class Batch(NamedTuple):
         def fields(stream: str) -> dict[str, Any]:
             return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{stream}/")}
 
-        motion = fields("motion")
-        return cls(TextRows(**fields("text")), MotionRows(**motion) if motion else None)
+        motion, prefix = fields("motion"), fields("prefix")
+        return cls(
+            TextRows(**fields("text")),
+            MotionRows(**motion) if motion else None,
+            PrefixRows(**prefix) if prefix else None,
+        )

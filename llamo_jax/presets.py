@@ -90,17 +90,31 @@ def is_narrow(llm: LLMConfig) -> bool:
     return llm.width < OWN_SHAPE_WIDTH
 
 
-def llamo_config(llm: LLMConfig, latent_channels: int = 32) -> LlamoConfig:
+def llamo_config(
+    llm: LLMConfig, latent_channels: int = 32, *, motion_width: int | None = None, flow_width: int | None = None
+) -> LlamoConfig:
     """The motion side that fits an LLM.
 
-    The motion tower has the text tower's own shape, so that it can start as its copy (paper). Narrow LLMs are too small
-    to hold motion: they get a tower of 192 / 512 and a head of 256, which a CPU trains in minutes. "tiny" has that
-    shape itself, and untied embeddings: with tied ones, words that follow the same words, as left and right do, end up
-    with the same meaning.
+    By default the motion tower has the text tower's own shape, so that it can start as its copy (paper). Narrow LLMs
+    are too small to hold motion: they get a tower of 192 / 512 and a head of 256, which a CPU trains in minutes. "tiny"
+    has that shape itself, and untied embeddings: with tied ones, words that follow the same words, as left and right
+    do, end up with the same meaning.
+
+    Args:
+      llm: the text tower, whose depth and attention heads the motion tower shares.
+      latent_channels: of the motion VAE.
+      motion_width: of the motion tower, any; its feed-forward layer is as many times wider as the LLM's, in multiples
+        of 64. None is the default above.
+      flow_width: of the flow head; None is the default above.
     """
-    if is_narrow(llm):
-        tower, head = MotionTowerConfig(width=192, ffn_width=512), FlowHeadConfig(width=256, num_blocks=3)
+    if motion_width is not None:
+        ratio = llm.ffn_width / llm.width
+        same = motion_width == llm.width
+        ffn_width = llm.ffn_width if same else max(64, round(motion_width * ratio / 64) * 64)
+        tower = MotionTowerConfig(width=motion_width, ffn_width=ffn_width)
+    elif is_narrow(llm):
+        tower = MotionTowerConfig(width=192, ffn_width=512)
     else:
         tower = MotionTowerConfig(width=llm.width, ffn_width=llm.ffn_width)
-        head = FlowHeadConfig(width=1024, num_blocks=3)
+    head = FlowHeadConfig(width=flow_width or (256 if is_narrow(llm) else 1024), num_blocks=3)
     return LlamoConfig(text=llm, motion=tower, flow_head=head, latent_channels=latent_channels)

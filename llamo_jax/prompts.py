@@ -3,11 +3,17 @@
     text-to-motion    [BOS] instruction with the caption | [BOM] z_0 ... z_(n-1)
     motion-to-text    [BOS] before | [BOM] z_0 ... z_(n-1) | [EOM] after, caption [EOS]
 
+An LLM with a chat template is asked through it: a system turn that says which task it is, the instruction (or the
+motion with its question) as the user's turn, and the motion or the caption as the LLM's answer:
+
+    text-to-motion    system turn, user: instruction with the caption, assistant: | [BOM] z_0 ... z_(n-1)
+    motion-to-text    system turn, user: before | [BOM] z_0 ... z_(n-1) | [EOM] after, assistant: caption [EOS]
+
 Text pieces are tokenised one by one and joined as ids, so that inference sees the very ids that training saw.
 """
 
 from llamo_jax.errors import InputError
-from llamo_jax.tokenizer import Tokenizer
+from llamo_jax.tokenizer import Tokenizer, Turns
 
 TEXT_TO_MOTION = (
     "{}",
@@ -30,6 +36,34 @@ MOTION_TO_TEXT = (
 """Instructions of motion-to-text: what stands before and after the motion. The first is what `caption` uses."""
 
 
+SYSTEM = {"t2m": "Answer with a motion.", "m2t": "Describe the motion."}
+"""Task -> what the system's turn says, where there is a chat template."""
+
+
+def chat_turns(tokenizer: Tokenizer) -> Turns:
+    """What an LLM's chat template puts around what a person says.
+
+    Where a template has no system turn, its words stand in front of the user's.
+
+    Raises:
+      InputError: the template does not show what a person says as it is.
+    """
+    return {task: _around(tokenizer, system) for task, system in SYSTEM.items()}
+
+
+def _around(tokenizer: Tokenizer, system: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    said = "a person walks"
+    user = {"role": "user", "content": said}
+    try:
+        text = tokenizer.chat([{"role": "system", "content": system}, user])
+    except InputError:
+        text = tokenizer.chat([{"role": "user", "content": f"{system} {said}"}])
+    before, found, after = text.partition(said)
+    if not found or system not in before:
+        raise InputError(f"the chat template makes {text!r:.120} of a turn; expected one that shows both its texts")
+    return tuple(_pieces(tokenizer, before)), tuple(_pieces(tokenizer, after))
+
+
 def motion_prompt(tokenizer: Tokenizer, caption: str, instruction: int = 0) -> list[int]:
     """Ids in front of a motion that is to be generated.
 
@@ -38,7 +72,8 @@ def motion_prompt(tokenizer: Tokenizer, caption: str, instruction: int = 0) -> l
     """
     if not caption.strip():
         raise InputError("the text is empty; expected a sentence that says what to do")
-    return [tokenizer.bos_id, *tokenizer.encode(TEXT_TO_MOTION[instruction].format(caption.strip()))]
+    before, after = tokenizer.turns["t2m"]
+    return [*before, *tokenizer.encode(TEXT_TO_MOTION[instruction].format(caption.strip())), *after]
 
 
 def unconditional_prompt(tokenizer: Tokenizer) -> list[int]:
@@ -48,8 +83,8 @@ def unconditional_prompt(tokenizer: Tokenizer) -> list[int]:
 
 def caption_prompt(tokenizer: Tokenizer, eom_id: int, instruction: int = 0) -> tuple[list[int], list[int]]:
     """Ids before and after a motion that is to be captioned; those after begin with [EOM]."""
-    before, after = MOTION_TO_TEXT[instruction]
-    return [tokenizer.bos_id, *_pieces(tokenizer, before)], [eom_id, *_pieces(tokenizer, after)]
+    (before, after), (asked, question) = tokenizer.turns["m2t"], MOTION_TO_TEXT[instruction]
+    return [*before, *_pieces(tokenizer, asked)], [eom_id, *_pieces(tokenizer, question), *after]
 
 
 def caption_target(tokenizer: Tokenizer, caption: str) -> list[int]:

@@ -8,6 +8,10 @@ from llamo_jax.errors import InputError
 from llamo_jax.files import read_json
 
 
+Turns = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+"""Task -> token ids before and after what a person says."""
+
+
 class Tokenizer:
     """The tokenizer of an LLM folder.
 
@@ -19,6 +23,8 @@ class Tokenizer:
         tokenizers have none, its config.json names <|endoftext|>), else the one that ends a text.
       eos_id: the token that ends a text, where it is known. None is the tokenizer's; `huggingface.load_tokenizer` looks
         whether the LLM can say it.
+      turns: what stands around what a person says, where it is known. None is the token that starts a sequence, and
+        nothing behind; `prompts.chat_turns` has those of the chat template.
 
     Raises:
       InputError: no tokenizer, one that cannot be read, one that is code, that of another LLM, or one without an end of
@@ -26,7 +32,13 @@ class Tokenizer:
     """
 
     def __init__(
-        self, folder: str | Path, *, rows: int | None = None, bos_id: int | None = None, eos_id: int | None = None
+        self,
+        folder: str | Path,
+        *,
+        rows: int | None = None,
+        bos_id: int | None = None,
+        eos_id: int | None = None,
+        turns: Turns | None = None,
     ):
         self._folder, self._rows = Path(folder), math.inf if rows is None else rows
         self._tokenizer = _read(self._folder)
@@ -38,7 +50,26 @@ class Tokenizer:
         if max(self._tokenizer.vocab_size, self.bos_id + 1) > self._rows:
             found = f"the tokenizer has {len(self)} tokens and the LLM {rows}"
             raise InputError(f"{folder}: {found}; they do not belong together")
+        self.turns: Turns = dict.fromkeys(("t2m", "m2t"), ((self.bos_id,), ())) if turns is None else turns
         self._cache: dict[str, list[int]] = {}
+
+    @property
+    def chats(self) -> bool:
+        """Whether there is a chat template."""
+        return bool(getattr(self._tokenizer, "chat_template", None))
+
+    def chat(self, messages: list[dict[str, str]]) -> str:
+        """Messages {"role", "content"} as the LLM's chat template writes them, up to where the LLM is to answer.
+
+        Templates are Jinja in a sandbox, which runs no code of the model's.
+
+        Raises:
+          InputError: the template refuses them, or is damaged.
+        """
+        try:
+            return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # Jinja's and the template's own
+            raise InputError(f"{self._folder}: the chat template failed ({_line(error)})") from error
 
     def __len__(self) -> int:
         """Size of the vocabulary, special tokens included."""

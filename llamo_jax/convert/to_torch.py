@@ -134,7 +134,7 @@ def record(bundle: Bundle) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "encoded": bundle.codec.encode([decoded])[0],
         "latents": latents,
         "decoded": decoded,
-        "prompt": np.array(prompt[1:], np.int32),
+        "prompt": np.array(prompt, np.int32),
         "noise": noise,
         **generated,
     }

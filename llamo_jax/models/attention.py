@@ -144,6 +144,7 @@ def plan(
     streams: Sequence[Places],
     sees: Sequence[int] | None = None,
     *,
+    prefix: Places | None = None,
     window: int | None = None,
     backend: Backend = "xla",
     interpret: bool = False,
@@ -154,21 +155,38 @@ def plan(
       streams: places of the tokens of each.
       sees: how many of the streams, counted from the first, give each its keys; None is all. Fewer promises that the
         others stand later in every sample, and that nothing that trains lies behind this one: it is not differentiated.
+      prefix: places of tokens that give keys alone, to all streams.
       window: a token sees this many positions, its own included; None is all before it.
       backend: which kernel attends.
       interpret: of splash attention, on devices that are no TPUs.
+
+    Raises:
+      InputError: splash attention, whose keys have queries of their own, with a prefix.
     """
     sees = tuple(sees or (len(streams),) * len(streams))
     if backend == "splash":
+        if prefix is not None:
+            raise InputError('attention "splash" cannot read kept keys of prompts; choose "xla", or keep none')
         order = splash.time_order(*joined(streams), window=window, interpret=interpret)
         return Plan(sees, backend, order=order)
-    keys = {count: joined(streams[:count]) for count in set(sees)}
+    before = [] if prefix is None else [prefix]
+    keys = {count: joined([*before, *streams[:count]]) for count in set(sees)}
     masks = (visible(places, keys[count], window=window) for places, count in zip(streams, sees, strict=True))
     return Plan(sees, backend, tuple(masks))
 
 
-def attend(plan: Plan, projected: Sequence[Projected]) -> tuple[Float[Array, "B N T H"], ...]:
-    """What the heads of each stream mix from the keys and values that it sees: the one attention of a layer."""
+def attend(
+    plan: Plan,
+    projected: Sequence[Projected],
+    prefix: tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]] | None = None,
+) -> tuple[Float[Array, "B N T H"], ...]:
+    """What the heads of each stream mix from the keys and values that it sees: the one attention of a layer.
+
+    Args:
+      plan: what each stream sees.
+      projected: of each stream.
+      prefix: rotated keys, and values, of the plan's prefix.
+    """
     fixed = [count < len(projected) for count in plan.sees]
     projected = [
         tuple(checkpoint_name(part, name) for part, name in zip(each, "qkv", strict=True))
@@ -181,8 +199,9 @@ def attend(plan: Plan, projected: Sequence[Projected]) -> tuple[Float[Array, "B 
         # What is fixed is so on its way out too, where one call has mixed it with what trains.
         return tuple(jax.lax.stop_gradient(each) if stop else each for each, stop in zip(mixed, fixed, strict=True))
     one = attention if plan.backend == "xla" else cudnn
+    before = [] if prefix is None else [(None, *prefix)]
     seen = {
-        count: [jnp.concatenate([each[part] for each in projected[:count]], 2) for part in (1, 2)]
+        count: [jnp.concatenate([each[part] for each in (*before, *projected[:count])], 2) for part in (1, 2)]
         for count in set(plan.sees)
     }
     return tuple(

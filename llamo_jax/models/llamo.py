@@ -4,6 +4,7 @@ The tree has the sub-trees `text` (the LLM: frozen, absent from every gradient),
 and the embeddings [BOM] and [EOM]), `flow_head` and `exit_head`.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
-from llamo_jax.batch import Batch
+from llamo_jax.batch import Batch, PrefixRows
 from llamo_jax.config import LlamoConfig, LLMConfig
 from llamo_jax.models import mot
 from llamo_jax.models.attention import Places
@@ -125,8 +126,8 @@ def hidden(
     latents: Float[Array, "B Lm Z"] | None = None,
     text_first: bool = False,
     parallel: Parallel = ALONE,
-) -> tuple[Float[Array, "B Lt Dt"], Float[Array, "B Lm Dm"] | None]:
-    """Normalised hidden states of both streams of a batch.
+) -> tuple[Float[Array, "B Lt Dt"] | None, Float[Array, "B Lm Dm"] | None]:
+    """Normalised hidden states of both streams of a batch; None of a stream without tokens.
 
     Args:
       params: the whole tree; for a batch of plain text its sub-tree `text` is enough.
@@ -137,25 +138,48 @@ def hidden(
         trains lies behind its keys and values: its backward pass never runs.
       parallel: the devices, of which each has its part of `params` and its rows of `batch`.
     """
-    text, motion = batch
+    text, motion, kept = batch
     dtype = params["text"]["embed"].dtype
-    eom = parallel.gather(params["motion"]["eom"], "motion/eom", dtype) if "motion" in params else None
-    x = embed_text(params["text"], text.tokens, eom, vocab_size=config.text.vocab_size, parallel=parallel)
-    x = jax.lax.stop_gradient(x) if text_first else x
-    towers = [(params["text"]["layers"], mot.Stream(x, Places(text.positions, text.segments)))]
+    towers, sides = [], []
+    if text.tokens.shape[1]:
+        eom = parallel.gather(params["motion"]["eom"], "motion/eom", dtype) if "motion" in params else None
+        x = embed_text(params["text"], text.tokens, eom, vocab_size=config.text.vocab_size, parallel=parallel)
+        x = jax.lax.stop_gradient(x) if text_first else x
+        sides.append("text")
+        towers.append((params["text"]["layers"], mot.Stream(x, Places(text.positions, text.segments))))
     if motion is not None:
         targets = motion.latents if latents is None else latents
         previous = jnp.pad(targets, ((0, 0), (1, 0), (0, 0)))[:, :-1]
         whole = {name: parallel.gather(params["motion"][name], f"motion/{name}", dtype) for name in ("adapter", "bom")}
-        inputs = embed_motion({"motion": whole}, previous, motion.start, x.dtype)
+        inputs = embed_motion({"motion": whole}, previous, motion.start, dtype)
         stream = mot.Stream(inputs, Places(motion.positions, motion.segments))
+        sides.append("motion")
         towers.append((params["motion"]["layers"], stream))
-    sees = (1, 2) if text_first and motion is not None else None
-    hidden_states = mot.forward(towers, config.text, sees=sees, parallel=parallel)
-    sides = [side for side in ("text", "motion") if side in params]
+    sees = (1, 2) if text_first and len(towers) == 2 else None
+    prefix = None if kept is None else _prefix_of(kept)
+    paths = [f"{side}/layers" for side in sides]
+    states = mot.forward(towers, config.text, prefix=prefix, sees=sees, parallel=parallel, paths=paths)
     norms = [parallel.gather(params[side]["norm"], f"{side}/norm", dtype) for side in sides]
-    normed = [rms_norm(norm, x, config.text.norm_eps) for norm, x in zip(norms, hidden_states, strict=False)]
-    return normed[0], normed[1] if motion is not None else None
+    normed = {
+        side: rms_norm(norm, x, config.text.norm_eps) for side, norm, x in zip(sides, norms, states, strict=True)
+    }
+    return normed.get("text"), normed.get("motion")
+
+
+def _prefix_of(rows: PrefixRows) -> mot.Prefix:
+    keys, values = (jnp.moveaxis(each, 1, 0) for each in (rows.keys, rows.values))
+    return mot.Prefix(keys, values, Places(rows.positions, rows.segments))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def prefix_keys(
+    text: Params, config: LLMConfig, tokens: Int[Array, "B T"]
+) -> tuple[Float[Array, "B L K T H"], Float[Array, "B L K T H"]]:
+    """Rotated keys and values of texts that start their samples, padded on the right: what `PrefixRows` keeps."""
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    stream = mot.Stream(embed_text(text, tokens), Places(positions, jnp.ones_like(positions)))
+    keys, values = mot.keys_and_values(text["layers"], config, stream)
+    return jnp.moveaxis(keys, 0, 1), jnp.moveaxis(values, 0, 1)
 
 
 def lm_head(text: Params, x: Float[Array, "... D"]) -> Float[Array, "... V"]:

@@ -34,6 +34,15 @@ class Stream(NamedTuple):
     places: Places
 
 
+class Prefix(NamedTuple):
+    """Tokens that come first in their samples, as the rotated keys and the values of each layer, and where they
+    stand."""
+
+    keys: Float[Array, "L B K S H"]
+    values: Float[Array, "L B K S H"]
+    places: Places
+
+
 class _Attention(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, config: LLMConfig, width: int):
         q_dim, kv_dim = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
@@ -81,6 +90,7 @@ def forward(
     towers: Sequence[tuple[Layers, Stream]],
     config: LLMConfig,
     *,
+    prefix: Prefix | None = None,
     sees: Sequence[int] | None = None,
     parallel: Parallel = ALONE,
     paths: Sequence[str] = ("text/layers", "motion/layers"),
@@ -90,6 +100,7 @@ def forward(
     Args:
       towers: the layers of each tower, and its embedded tokens.
       config: the LLM's, which fixes heads and positions for all towers.
+      prefix: seen by all towers, computed by none.
       sees: how many of the towers, counted from the first, give each tower its keys; None is all. (1, 2) is for
         samples whose text comes first: the text tower is then the LLM on its own.
       parallel: the devices.
@@ -100,10 +111,12 @@ def forward(
     """
     streams = tuple(stream for _, stream in towers)
     options = parallel.attention_options(streams[0].x.dtype, config.head_dim)
-    seen = plan([stream.places for stream in streams], sees, window=config.sliding_window, **options)
+    before = None if prefix is None else prefix.places
+    seen = plan([stream.places for stream in streams], sees, prefix=before, window=config.sliding_window, **options)
     rotations = [rotary(stream.places.positions, config, stream.x.dtype) for stream in streams]
 
-    def layer(xs: tuple[Array, ...], trees: tuple[dict, ...]) -> tuple[tuple[Array, ...], None]:
+    def layer(xs: tuple[Array, ...], of_layer: tuple[tuple[dict, ...], Any]) -> tuple[tuple[Array, ...], None]:
+        trees, kept = of_layer
         trees = tuple(
             parallel.gather(tree, path, x.dtype, of_stack=True)
             for tree, path, x in zip(trees, paths[: len(trees)], xs, strict=True)
@@ -111,16 +124,32 @@ def forward(
         projected = [
             project(tree, x, turn, config, parallel) for tree, x, turn in zip(trees, xs, rotations, strict=True)
         ]
-        mixed = attend(seen, projected)
+        mixed = attend(seen, projected, kept)
         return tuple(finish(tree, x, m, config, parallel) for tree, x, m in zip(trees, xs, mixed, strict=True)), None
 
     xs = tuple(stream.x for stream in streams)
     layers = tuple(layers for layers, _ in towers)
+    kept = None if prefix is None else tuple(each.astype(xs[0].dtype) for each in prefix[:2])
     if isinstance(layers[0], tuple):
-        for trees in zip(*layers, strict=True):
-            xs, _ = layer(xs, trees)
+        for index, trees in enumerate(zip(*layers, strict=True)):
+            xs, _ = layer(xs, (trees, jax.tree.map(lambda each, index=index: each[index], kept)))
         return xs
-    return jax.lax.scan(parallel.rematerialised(layer), xs, layers)[0]
+    return jax.lax.scan(parallel.rematerialised(layer), xs, (layers, kept))[0]
+
+
+def keys_and_values(
+    layers: dict[str, Any], config: LLMConfig, stream: Stream
+) -> tuple[Float[Array, "L B K T H"], Float[Array, "L B K T H"]]:
+    """The rotated keys and the values that each layer of one tower gives a stream on its own."""
+    seen = plan([stream.places], window=config.sliding_window)
+    rotation = rotary(stream.places.positions, config, stream.x.dtype)
+
+    def layer(x: Array, tree: dict) -> tuple[Array, tuple[Array, Array]]:
+        projected = project(tree, x, rotation, config)
+        (mixed,) = attend(seen, [projected])
+        return finish(tree, x, mixed, config), projected[1:]
+
+    return jax.lax.scan(layer, stream.x, layers)[1]
 
 
 def forward_cached(

@@ -35,11 +35,12 @@ from llamo_jax.storage.hub import Source
 from llamo_jax.storage.layout import Leaf, Rule, Shape, leaves
 from llamo_jax.storage.tensor_files import sha256
 from llamo_jax.storage.weights import Weights, shapes_of, some, write_tree
-from llamo_jax.tokenizer import Tokenizer
+from llamo_jax.tokenizer import Tokenizer, Turns
 from llamo_jax.trees import flatten, unflatten
 
-FORMAT_VERSION = 3
-"""3: each block of the flow head has its own modulation. Formats 1 and 2 are still read (`older.py`)."""
+FORMAT_VERSION = 4
+"""4: says what stands around what a person says, which formats before it ask without a chat template. 3: each block of
+the flow head has its own modulation. Formats 1 to 3 are still read (`older.py`)."""
 
 LLMStorage = Literal["copy", "link", "pin"]
 """How a bundle holds its LLM: as a copy, as links to its files on this machine, or as id, revision and hashes of what
@@ -60,6 +61,7 @@ class Bundle:
       llm: the Hugging Face folder of the text tower, and where it is from.
       bos_id: the token that starts every sequence.
       eos_id: the token that ends a text.
+      turns: what stands around what a person says, as the model learnt it; None is the token that starts a sequence.
       info: JSON on the training: "trained" (bool: False for a bundle made from an LLM alone), data, recipe, figures.
     """
 
@@ -70,10 +72,12 @@ class Bundle:
     bos_id: int
     eos_id: int
     info: dict[str, Any]
+    turns: Turns | None = None
 
     def tokenizer(self) -> Tokenizer:
         """The LLM's, as the model uses it."""
-        return Tokenizer(self.llm.folder, rows=self.config.text.vocab_size, bos_id=self.bos_id, eos_id=self.eos_id)
+        rows = self.config.text.vocab_size
+        return Tokenizer(self.llm.folder, rows=rows, bos_id=self.bos_id, eos_id=self.eos_id, turns=self.turns)
 
     @property
     def motion(self) -> dict[str, Any]:
@@ -111,6 +115,7 @@ def write_bundle(path: str | Path, bundle: Bundle, *, llm_storage: LLMStorage = 
             "model": bundle.config.to_json(),
             "motion_vae": bundle.codec.config.to_json(),
             "tokens": {"bos": bundle.bos_id, "eos": bundle.eos_id, "eom": bundle.config.text.eom_id},
+            "turns": bundle.tokenizer().turns,
             "llm": {
                 "storage": llm_storage,
                 "id": bundle.llm.repo_id,
@@ -173,6 +178,7 @@ def read_bundle(path: str | Path, *, dtype: Any | None = None, verify: bool = Tr
     for part in (motion, vae):
         part.open().close()
     bos_id, eos_id = _tokens_of(path, values, config, llm)
+    turns = _turns_of(path, values, config) if version > 3 else None
     with ThreadPoolExecutor(1) as pool:
         # Hashing takes as long as reading, and another core.
         hashes = pool.submit(_require_files, path, values, llm.folder) if verify and version > 1 else None
@@ -181,7 +187,7 @@ def read_bundle(path: str | Path, *, dtype: Any | None = None, verify: bool = Tr
         codec = _codec_of(vae_config, vae.read())
         if hashes:
             hashes.result()
-    return Bundle(config, params, codec, llm, bos_id, eos_id, values["info"])
+    return Bundle(config, params, codec, llm, bos_id, eos_id, values["info"], turns)
 
 
 def _configs(path: Path, values: dict[str, Any]) -> tuple[LlamoConfig, MotionVAEConfig]:
@@ -354,6 +360,24 @@ def _tokens_of(path: Path, values: dict[str, Any], config: LlamoConfig, llm: Sou
         expected = f"expected ids below {config.text.vocab_size}"
         raise InputError(f'{path / "config.json"}: "tokens" is {tokens!r:.60}; {expected}')
     return found[0], found[1]
+
+
+def _turns_of(path: Path, values: dict[str, Any], config: LlamoConfig) -> Turns:
+    """What stands around what a person says."""
+    turns = values.get("turns")
+    if isinstance(turns, dict) and turns.keys() == {"t2m", "m2t"}:
+        known = all(
+            isinstance(each, list) and len(each) == 2 and all(_are_tokens(ids, config) for ids in each)
+            for each in turns.values()
+        )
+        if known:
+            return {task: (tuple(before), tuple(after)) for task, (before, after) in turns.items()}
+    expected = 'expected {"t2m": [before, after], "m2t": [before, after]}, lists of token ids'
+    raise InputError(f'{path / "config.json"}: "turns" is {turns!r:.60}; {expected}')
+
+
+def _are_tokens(ids: Any, config: LlamoConfig) -> bool:
+    return isinstance(ids, list) and all(type(token) is int and 0 <= token < config.text.vocab_size for token in ids)
 
 
 def _require_same_llm(bundle: Bundle) -> None:

@@ -64,7 +64,7 @@ def _motion(model: LLaMoForMotion, recorded: dict[str, torch.Tensor], solver: st
     from itself when its noise is changed in the last bit.
     """
     noise, expected = recorded["noise"], recorded[f"generated.{solver}"]
-    prompts = [[model.config.bos, *recorded["prompt"].tolist()]]
+    prompts = [recorded["prompt"].tolist()]
     sampling = Sampling(guidance=2.0, steps=10, solver=solver, exit_threshold=None)
     steps = model.generate_latents(prompts, noise.shape[1], sampling, noise=noise, history=expected[None])[0]
     free = model.generate_latents(prompts, noise.shape[1], sampling, noise=noise)[0]

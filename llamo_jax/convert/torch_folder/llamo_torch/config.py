@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 NUM_FEATURES = 272
 NUM_JOINTS = 22
 FPS = 30
@@ -100,6 +100,8 @@ class LLaMoConfig:
     flow_blocks: int
     bos: int
     eos: int
+    turns: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    """Task -> token ids before and after what a person says: text-to-motion "t2m", motion-to-text "m2t"."""
 
     @property
     def eom(self) -> int:
@@ -135,7 +137,16 @@ class LLaMoConfig:
                     f"config.json: {name} is {found!r}; expected {expected}, as the motion VAE's channels and the "
                     f"LLM's tokens say"
                 )
-        return cls(text, vae, *motion.values(), *flow.values(), tokens["bos"], tokens["eos"])
+        turns = {name: _turn(each, name) for name, each in _object(values, "turns", ("t2m", "m2t")).items()}
+        return cls(text, vae, *motion.values(), *flow.values(), tokens["bos"], tokens["eos"], turns)
+
+
+def _turn(value: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    lists = value if isinstance(value, list) and len(value) == 2 else [None, None]
+    if not all(isinstance(ids, list) and all(type(token) is int for token in ids) for ids in lists):
+        raise ValueError(f"config.json: turns.{name} is {value!r:.80}; expected two lists of token ids")
+    before, after = lists
+    return tuple(before), tuple(after)
 
 
 def _object(values: dict[str, Any], name: str, fields: Sequence[str]) -> dict[str, Any]:

@@ -217,7 +217,8 @@ class Generation:
         self._require_trained()
         if not text.strip():
             raise ValueError("the text is empty; expected a sentence that says what to do")
-        return [self.config.bos, *self._encode_text(text.strip())]
+        before, after = self.config.turns["t2m"]
+        return [*before, *self._encode_text(text.strip()), *after]
 
     def _latents_in(self, seconds: float) -> int:
         if not 1 / LATENTS_PER_SECOND <= seconds < math.inf:

@@ -45,19 +45,21 @@ class Text:
     def caption_tokens(self, latents: Sequence[Tensor], *, max_tokens: int = 96) -> list[list[int]]:
         """Greedy token ids of a caption for each motion of normalised latents [n, Z], without the one that ended it."""
         batch, slots = len(latents), max(map(len, latents)) + 1
+        before, question = (list(ids) for ids in self.config.turns["m2t"])
+        needed = len(before) + slots + 1 + len(question) + max_tokens
         self._require_positions(
-            slots + 2 + max_tokens, f"a motion of {slots - 1} latents and a caption of up to {max_tokens} tokens"
+            needed, f"a motion of {slots - 1} latents and a caption of up to {max_tokens} tokens"
         )
         inputs = torch.zeros(batch, slots, self.config.vae.latent_channels, device=self.device)
         for row, motion in zip(inputs, latents, strict=True):
             row[1 : len(motion) + 1] = motion
         motion_lengths = torch.tensor([len(motion) + 1 for motion in latents], device=self.device)
-        cache = self._cache(batch, slots + 2 + max_tokens)
-        tokens, lengths = self._pad_rows([[self.config.bos]] * batch)
+        cache = self._cache(batch, needed)
+        tokens, lengths = self._pad_rows([before] * batch)
         self._prefill_text(tokens, torch.zeros_like(lengths), lengths, cache)
         index = torch.arange(slots, device=self.device).expand(batch, slots)
         self.motion_step(inputs, index == 0, lengths[:, None] + index, (index < motion_lengths[:, None]).long(), cache)
-        after = torch.full((batch, 1), self.config.eom, device=self.device)
+        after = torch.tensor([[self.config.eom, *question]] * batch, device=self.device)
         return self._continue(after, lengths + motion_lengths, cache, max_tokens)
 
     @torch.no_grad()
