@@ -9,7 +9,8 @@ import tyro
 
 from data_pipelines.index import Index
 from data_pipelines.order import SampleOrder, mixed_seed
-from data_pipelines.packing import Sample, packed_batches, text_only
+from data_pipelines.packing import Sample, packed_batches, text_only, without_prefix
+from data_pipelines.prompt_cache import PromptCache
 from data_pipelines.records import LatentRecord
 from data_pipelines.skipped import Reader, Skipped
 from data_pipelines.streams import ShardedBatches, require_enough, rows_of_shard, sample_stream
@@ -75,6 +76,8 @@ class LatentLoader(ShardedBatches):
       eom_id: token id of [EOM].
       rows: task -> rows of a global batch; {"t2m": 6, "m2t": 2} trains three quarters on text-to-motion.
       config: shapes and sampling.
+      cache: of what comes before motions. Batches have it as their prefix, and the text stream is what comes after
+        motions; before a motion only the texts that are in it are drawn, each in one wording.
 
     Attributes:
       numbers: of the records that are drawn from.
@@ -96,6 +99,7 @@ class LatentLoader(ShardedBatches):
         eom_id: int,
         rows: Mapping[str, int],
         config: LoaderConfig,
+        cache: PromptCache | None = None,
     ):
         if not rows or set(rows) - set(TASKS) or min(rows.values()) < 1:
             expected = " and ".join(f'"{name}"' for name in TASKS)
@@ -103,7 +107,7 @@ class LatentLoader(ShardedBatches):
                 f"task mixture is {dict(rows)}; expected rows of at least one of {expected}, each 1 or more"
             )
         self._statistics, self._tokenizer = statistics, tokenizer
-        self._eom_id, self._config = eom_id, config
+        self._eom_id, self._config, self._cache = eom_id, config, cache
         self.rows, self.shards, self.prefetch = dict(rows), config.shards, config.prefetch
         self._rows = rows_of_shard(self.rows, config.shards)
         self.numbers = np.flatnonzero(_moving(index, config.min_speed))
@@ -119,7 +123,7 @@ class LatentLoader(ShardedBatches):
         self._reader = Reader(records, len(self.numbers), len(statistics.mean), self.skipped)
 
     def _shard(self, shard: int) -> grain.IterDataset[dict[str, Batch]]:
-        config = self._config
+        config, cached = self._config, self._cache is not None
         streams = []
         for number, (name, rows) in enumerate(self._rows.items()):
             sampler = self._sampler(TASKS[name], self._orders[number], shard)
@@ -127,13 +131,25 @@ class LatentLoader(ShardedBatches):
             packed = packed_batches(
                 samples,
                 rows=rows,
-                text_len=config.text_len,
+                text_len=config.text_len if TASKS[name].text_follows or not cached else None,
                 motion_len=config.motion_len,
+                prefix_len=config.text_len if cached else None,
                 seed=mixed_seed(config.seed, number, shard),
                 shards=config.shards,
+                batch=self._batch,
             )
             streams.append(packed)
         return _named(tuple(self._rows), streams)
+
+    def _batch(self, arrays: dict[str, np.ndarray]) -> Batch:
+        if self._cache is None:
+            return Batch.of(arrays)
+        keys, values = self._cache.keys_and_values(arrays.pop("prefix/rows"))
+        arrays = arrays | {"prefix/keys": keys, "prefix/values": values}
+        if "text/tokens" not in arrays:
+            nothing = np.zeros((len(keys), 0), np.int32)
+            arrays |= {f"text/{name}": nothing for name in ("tokens", "positions", "segments")}
+        return Batch.of(arrays)
 
     def _sampler(
         self, task: Task, order: SampleOrder, shard: int
@@ -146,10 +162,12 @@ class LatentLoader(ShardedBatches):
             record = self._reader.read(int(self.numbers[order[shard + draw * config.shards]]))
             if record is None:
                 return None
-            texts = [text for text in record.captions if text.strip()]
+            texts = task.texts(record)
+            if self._cache is not None and not task.text_follows:
+                texts = texts[: self._cache.texts]
             lengths = [max(task.text_lengths(text, self._tokenizer, self._eom_id)) for text in texts]
             fitting = [text for text, n in zip(texts, lengths, strict=True) if n <= config.text_len]
-            self.skipped.captions += len(record.captions) - len(fitting)
+            self.skipped.captions += len(texts) - len(fitting)
             if not fitting:
                 self.skipped.records += 1
                 in_a_row += 1
@@ -161,8 +179,10 @@ class LatentLoader(ShardedBatches):
                 self._statistics.normalise(record.latents[:room]),
                 complete=record.complete and len(record.latents) <= room,
                 condition_dropout=config.condition_dropout,
+                one_wording=self._cache is not None,
             )
-            return task.sample(drawn, self._tokenizer, self._eom_id, rng)
+            made = task.sample(drawn, self._tokenizer, self._eom_id, rng)
+            return made if self._cache is None else without_prefix(made, self._cache.rows, follows=task.text_follows)
 
         return sample
 

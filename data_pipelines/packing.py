@@ -5,11 +5,11 @@ A sample is a dict of arrays [l, ...] of the text stream and [m, ...] of the mot
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grain
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from llamo_jax.batch import Batch
 
@@ -24,6 +24,9 @@ MOTION_STREAM = (
     "motion/exit_targets",
     "motion/exit_mask",
 )
+
+PREFIX_STREAM = ("prefix/rows", "prefix/positions")
+"""Text before a motion whose keys are kept: where they are (`prompt_cache.py`)."""
 
 BATCHES_PER_GROUP = 4
 """Rows are packed in groups of this many batches: the more, the less padding."""
@@ -88,6 +91,21 @@ def text_only(tokens: Sequence[int]) -> Sample:
     return _text(tokens, np.arange(len(tokens)), first_target=1)
 
 
+def without_prefix(sample: Sample, rows: Callable[[Sequence[int]], Int[np.ndarray, " n"]], *, follows: bool) -> Sample:
+    """A sample whose text before the motion is a prefix: where its keys are, in place of its tokens.
+
+    Args:
+      sample: with a motion.
+      rows: (token ids) -> where they are kept.
+      follows: text comes after the motion too, and stays. If not, there is no text stream.
+    """
+    count = int(sample["motion/positions"][0])
+    ids, positions = sample["text/tokens"][:count].tolist(), sample["text/positions"][:count]
+    rest = {name: array[count:] for name, array in sample.items() if follows and name in TEXT_STREAM}
+    motion = {name: array for name, array in sample.items() if name in MOTION_STREAM}
+    return rest | motion | {"prefix/rows": rows(ids), "prefix/positions": positions}
+
+
 def _text(tokens: Sequence[int], positions: np.ndarray, first_target: int | None = None) -> Sample:
     """The text stream. Tokens from index `first_target` on are learnt, each at the token before it."""
     ids = np.asarray(tokens, np.int32)
@@ -117,10 +135,12 @@ def packed_batches(
     samples: grain.IterDataset,
     *,
     rows: int,
-    text_len: int,
+    text_len: int | None,
     motion_len: int | None,
+    prefix_len: int | None = None,
     seed: int,
     shards: int = 1,
+    batch: Callable[[dict[str, np.ndarray]], Batch] = Batch.of,
 ) -> grain.IterDataset:
     """Batches of `rows` rows in which samples lie one after the other, first fit (Grain).
 
@@ -130,20 +150,21 @@ def packed_batches(
     Args:
       samples: dataset of samples.
       rows: in a batch.
-      text_len: text tokens in a row.
+      text_len: text tokens in a row; None for samples without a text stream.
       motion_len: motion slots in a row; None for samples without a motion stream.
+      prefix_len: tokens of prefixes in a row; None for samples without.
       seed: of the order of rows.
       shards: that a whole batch is made of, of which this is one.
+      batch: what is made of the arrays of rows.
 
     Returns:
       Dataset of `Batch`es.
     """
-    lengths = dict.fromkeys(TEXT_STREAM, text_len)
-    if motion_len is not None:
-        lengths |= dict.fromkeys(MOTION_STREAM, motion_len)
+    streams = ((TEXT_STREAM, text_len), (MOTION_STREAM, motion_len), (PREFIX_STREAM, prefix_len))
+    lengths = {name: length for names, length in streams if length is not None for name in names}
     batches = BATCHES_PER_GROUP if shards == 1 else max(BATCHES_PER_GROUP, math.ceil(ROWS_PER_GROUP / rows))
     # Grain adds segment ids to every field that is not "meta": one field a stream is enough.
-    meta = [name for name in lengths if name not in ("text/tokens", "motion/latents")]
+    meta = [name for name in lengths if f"{name}_segment_ids" not in _SEGMENTS]
     packed = grain.experimental.FirstFitPackIterDataset(
         samples,
         length_struct=lengths,
@@ -152,10 +173,14 @@ def packed_batches(
         shuffle_bins=True,
         meta_features=meta,
     )
-    return packed.map(_with_segments).batch(rows, drop_remainder=True).map(Batch.of)
+    return packed.map(_with_segments).batch(rows, drop_remainder=True).map(batch)
 
 
-_SEGMENTS = {"text/tokens_segment_ids": "text/segments", "motion/latents_segment_ids": "motion/segments"}
+_SEGMENTS = {
+    "text/tokens_segment_ids": "text/segments",
+    "motion/latents_segment_ids": "motion/segments",
+    "prefix/rows_segment_ids": "prefix/segments",
+}
 
 
 def _with_segments(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -163,4 +188,4 @@ def _with_segments(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {_SEGMENTS.get(name, name): array for name, array in row.items() if name not in _GRAIN_POSITIONS}
 
 
-_GRAIN_POSITIONS = ("text/tokens_positions", "motion/latents_positions")
+_GRAIN_POSITIONS = ("text/tokens_positions", "motion/latents_positions", "prefix/rows_positions")

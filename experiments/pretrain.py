@@ -18,6 +18,9 @@ from jax.sharding import Mesh
 from data_pipelines.folder import LatentFolder
 from data_pipelines.loader import LatentLoader, TextLoader
 from data_pipelines.order import mixed_seed
+from data_pipelines.prompt_cache import PromptCache, prompt_cache
+from data_pipelines.records import LatentRecord
+from data_pipelines.tasks import TASKS
 from experiments.recipes import RECIPES, Recipe, StageRecipe, identity
 from experiments.running import Running, Traces, main, say, writable
 from llamo_jax import hosts, remote, sharding
@@ -29,6 +32,7 @@ from llamo_jax.models import llamo
 from llamo_jax.models.declaration import abstract, count, init, shardings
 from llamo_jax.models.parallel import Parallel
 from llamo_jax.presets import LLMS, llamo_config
+from llamo_jax.prompts import chat_turns
 from llamo_jax.remote import AnyPath
 from llamo_jax.storage.bundle import Bundle, read_codec, require_replaceable, write_bundle
 from llamo_jax.storage.hub import Source
@@ -102,6 +106,8 @@ def pretrain(
     out = traces.out
     require_replaceable(out / "bundle")
     tokenizer, statistics = load_tokenizer(llm.folder), latents.statistics
+    if recipe.chat and tokenizer.chats:
+        tokenizer.turns = chat_turns(tokenizer)
     if not codec.latents.equals(statistics):
         found = "the latents are not of this VAE (their statistics differ)"
         raise InputError(f"{latents.path}: {found}; encode the data with it again")
@@ -124,6 +130,7 @@ def pretrain(
     }
     # Stages see other batches and other noise, even those that train the same parameters.
     seeds = [mixed_seed(seed, number) for number in range(len(recipe.stages))]
+    cache = _prompt_cache(recipe, out, records, tokenizer, llm_config, text, meshes[0])
     # All loaders before the work: what a late stage cannot use is told at once.
     loaders = [
         LatentLoader(
@@ -134,6 +141,7 @@ def pretrain(
             llm_config.eom_id,
             stage.rows,
             dataclasses.replace(recipe.loader, seed=stage_seed, min_speed=stage.min_speed),
+            cache,
         )
         for stage, stage_seed in zip(recipe.stages, seeds, strict=True)
     ]
@@ -177,6 +185,7 @@ def _write(
             bos_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
             info=info,
+            turns=tokenizer.turns,
         )
         with writable(path) as folder:
             write_bundle(folder, bundle)
@@ -184,7 +193,7 @@ def _write(
 
 
 def _say_what_fits(recipe: Recipe, llm: LLMConfig, config: LlamoConfig) -> None:
-    """Says where a recipe is for another LLM, and what the parts of the model cost: parameters, and operations of a step."""
+    """Says where a recipe is for another LLM, and what the model's parts have in parameters and take in a step."""
     if recipe.preset and dataclasses.replace(LLMS[recipe.preset], max_positions=llm.max_positions) != llm:
         wanted = LLMS[recipe.preset]
         given = f"the LLM has {llm.num_layers} layers of width {llm.width}"
@@ -201,7 +210,45 @@ def _flops(stage: StageRecipe, config: LlamoConfig, recipe: Recipe) -> dict[str,
     """Part of the model -> floating-point operations of a step."""
     lengths = {"text_len": recipe.loader.text_len, "motion_len": recipe.loader.motion_len}
     looks = recipe.loss.timesteps_per_latent
-    return step_flops(config, stage.rows, **lengths, timesteps=looks, trains=stage.run.trainable)
+    kept = recipe.prompt_cache > 0
+    return step_flops(config, stage.rows, **lengths, timesteps=looks, trains=stage.run.trainable, kept_prompts=kept)
+
+
+def _prompt_cache(
+    recipe: Recipe,
+    out: AnyPath,
+    records: Sequence[LatentRecord],
+    tokenizer: Tokenizer,
+    llm: LLMConfig,
+    text: dict[str, Any],
+    mesh: Mesh,
+) -> PromptCache | None:
+    """The kept keys and values of prompts, where the recipe wants them.
+
+    Raises:
+      InputError: several processes or a tensor axis want them, or there is no room.
+    """
+    if not recipe.prompt_cache:
+        return None
+    if jax.process_count() > 1 or mesh.shape["tensor"] > 1 or remote.is_remote(out):
+        raise InputError("prompt_cache is for one process on this machine, without a tensor axis; set it to 0")
+
+    def encode(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        keys, values = llamo.prefix_keys(text, llm, tokens)
+        return np.asarray(keys), np.asarray(values)
+
+    cache = prompt_cache(
+        out / "prompts",
+        records,
+        [TASKS[name] for name in {task: None for stage in recipe.stages for task in stage.rows}],
+        tokenizer,
+        encode=encode,
+        shape=(llm.num_layers, llm.num_kv_heads, llm.head_dim),
+        tower=fingerprint(flatten(text)),
+        gigabytes=recipe.prompt_cache,
+    )
+    say(f"prompts: {cache.texts} texts of each record are drawn; {len(cache):,} tokens, {cache.bytes / 1e9:.2f} GB")
+    return cache
 
 
 def _require_parts(stage: StageRecipe, mesh: Mesh) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 from llamo_jax.errors import InputError
 from llamo_jax.files import read_json
 
-
 Turns = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 """Task -> token ids before and after what a person says."""
 

@@ -26,6 +26,10 @@ from llamo_jax.models.parallel import ALONE, Parallel
 
 Params = dict[str, Any]
 
+START = {"q": 0.5, "k": 0.5, "v": 0.1}
+"""Sizes of what a random motion tower projects to, of those of the text tower, layer by layer. At 1 of SmolLM2's, a
+caption's first loss is 12.6, more than that of guessing; at these 5.9."""
+
 HEAD_ROWS = 8192
 """Rows of the language head that a device of a mesh uses at a time, at most."""
 
@@ -72,7 +76,9 @@ def init_motion(
 ) -> Params:
     """The motion side at the start of training: `motion`, `flow_head` and `exit_head`.
 
-    Where the shapes of the towers agree, the motion tower starts as a copy of the text tower, else at random.
+    Where the shapes of the towers agree, the motion tower starts as a copy of the text tower, else at random, with
+    queries, keys and values of sizes that the text tower is used to (`START`): what a random tower says in an attention
+    that both share would else be noise in every layer of the LLM.
 
     Args:
       config: the model's.
@@ -85,7 +91,28 @@ def init_motion(
     params = init(MotionSide, config, key, shardings, without=without)
     if copied:
         params["motion"] |= _float32_copy({"layers": text["layers"], "norm": text["norm"]})
+    else:
+        params["motion"] |= _in_scale(params["motion"], text)
     return params
+
+
+@jax.jit
+def _in_scale(motion: Params, text: Params) -> Params:
+    """The parts of a random motion side that meet the text tower, in its scale."""
+
+    def size(layers: Params, name: str) -> Float[Array, " L"]:
+        """Root mean square of what a projection makes of normalised inputs."""
+        weight, gain = layers["attn"][name]["weight"], layers["attn_norm"]
+        return jnp.sqrt(jnp.square((weight * gain[:, None]).astype(jnp.float32)).sum(-1).mean(-1))
+
+    layers = motion["layers"]
+    scaled = {
+        name: {**layers["attn"][name], "weight": layers["attn"][name]["weight"] * ratio[:, None, None]}
+        for name, factor in START.items()
+        for ratio in (factor * size(text["layers"], name) / size(layers, name),)
+    }
+    wanted, found = (jnp.sqrt(jnp.square(each.astype(jnp.float32)).mean()) for each in (text["embed"], motion["eom"]))
+    return {"layers": {**layers, "attn": layers["attn"] | scaled}, "eom": motion["eom"] * wanted / found}
 
 
 @jax.jit

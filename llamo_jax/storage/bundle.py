@@ -42,6 +42,8 @@ FORMAT_VERSION = 4
 """4: says what stands around what a person says, which formats before it ask without a chat template. 3: each block of
 the flow head has its own modulation. Formats 1 to 3 are still read (`older.py`)."""
 
+_SAME_TENSORS = 3  # formats from this one on hold the tensors of today
+
 LLMStorage = Literal["copy", "link", "pin"]
 """How a bundle holds its LLM: as a copy, as links to its files on this machine, or as id, revision and hashes of what
 is on the Hub."""
@@ -455,14 +457,14 @@ class _Part(NamedTuple):
             expected = [single for leaf in expected for single in leaf.unstacked()]
         with self.open() as file:
             flat = flatten(file.tree(expected))
-        if self.version < FORMAT_VERSION:
+        if self.version < _SAME_TENSORS:
             flat = older.modernised(flat, self.shapes, self.version)
         _require_finite(flat, self.path)
         tree = unflatten(flat)
         return llamo.decoding_params(tree) if unstacked else tree
 
     def _leaves(self) -> list[Leaf]:
-        if self.version == FORMAT_VERSION:
+        if self.version >= _SAME_TENSORS:
             return leaves(self.rules, self.shapes)
         shapes = older.shapes(self.shapes, self.version)
         rules = (*self.rules, *older.MODULATION) if self.version == 2 else older.rules_1(shapes)

@@ -69,6 +69,7 @@ def step_flops(
     timesteps: int,
     trains: tuple[str, ...] = MOTION_SIDE,
     pairs: Mapping[str, Pairs] | None = None,
+    kept_prompts: bool = False,
 ) -> dict[str, float]:
     """Part of the model -> operations of a step.
 
@@ -80,6 +81,7 @@ def step_flops(
       timesteps: looks of the flow head for each slot.
       trains: prefixes of the paths that train.
       pairs: task -> pairs of attention in its batch; of tasks that are missing, the most that rows can have.
+      kept_prompts: keys and values of text before motions are kept: no tower runs over it.
     """
 
     def train(*paths: str) -> bool:
@@ -101,7 +103,7 @@ def step_flops(
     for task, count in rows.items():
         slots = count * (0 if task == "text" else motion_len)
         tokens, times = count * text_len, text_times[task]
-        flops["text tower"] += 2.0 * text * tokens * times
+        flops["text tower"] += 0.0 if kept_prompts and task == "t2m" else 2.0 * text * tokens * times
         flops["motion tower"] += 2.0 * motion * slots * motion_times
         most = Pairs(tokens * text_len / 2, slots * text_len, slots * motion_len / 2)
         seen = (pairs or {}).get(task, most)
@@ -110,7 +112,7 @@ def step_flops(
             flops["flow head"] += 2.0 * slots * (look * timesteps + condition) * flow_times
             across = 3 if times > 1 else 2 if motion_times > 1 else 1
             motion_pairs = 3 if motion_times > 1 else 1
-            text_pairs = 3 if times > 1 else 1
+            text_pairs = 0 if kept_prompts else 3 if times > 1 else 1
         else:
             head_times = _times(train(head), times > 1)
             flops["language head"] += 2.0 * config.text.vocab_size * config.text.width * tokens * head_times

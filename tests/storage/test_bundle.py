@@ -84,7 +84,7 @@ def test_broken_bundles_are_told(copy: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             read_bundle(copy)
 
-    expect("bundle format 99; this llamo_jax reads formats 1 to 3: upgrade", config | {"format_version": 99})
+    expect("bundle format 99; this llamo_jax reads formats 1 to 4: upgrade", config | {"format_version": 99})
     expect("no format_version", {"architectures": ["LlamaForCausalLM"]})
     expect("LlamoConfig: missing fields", config | {"model": {}})
     expect("unknown fields", config | {"motion_vae": config["motion_vae"] | {"depth": 3}})
@@ -296,7 +296,7 @@ def test_format_2_is_read_bit_for_bit_and_written_anew_as_format_3(bundle: Path,
     for file in FILES:
         assert (tmp_path / "new" / file).read_bytes() == (bundle / file).read_bytes()
     new = json.loads((tmp_path / "new" / "config.json").read_text())
-    assert new["format_version"] == 3 and new == json.loads((bundle / "config.json").read_text())
+    assert new["format_version"] == 4 and new == json.loads((bundle / "config.json").read_text())
     with pytest.raises(InputError, match="bundle format 2; load and save it"):
         update_info(old, figures={})
     assert read_codec(old).latents.equals(read_codec(bundle).latents)

@@ -1,0 +1,219 @@
+"""Keys and values that the frozen LLM gives to what comes before a motion: computed once, kept in a file that is mapped
+into memory, and read by the loader.
+
+Nothing that trains lies before a motion, so that its text costs the same in every step for nothing. Prompts share what
+they begin with: a token's keys depend on the tokens up to it alone, so that the file holds each beginning once (a
+trie). They are kept in float16, which rounds them to 11 bits.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from data_pipelines.tasks import Task
+from llamo_jax.errors import InputError
+from llamo_jax.files import atomic_path, read_json, require_replaceable
+from llamo_jax.tokenizer import Tokenizer
+
+Encode = Callable[[Int[np.ndarray, "B T"]], tuple[Float[np.ndarray, "B L K T H"], Float[np.ndarray, "B L K T H"]]]
+"""Tokens, padded on the right -> rotated keys and values of every layer (`llamo.prefix_keys`)."""
+
+TYPE = np.dtype(np.float16)
+_KEYS, _PROMPTS = "keys.npy", "prompts.json"
+_ROWS = 16  # prompts that are encoded at once
+_BUCKET = 8  # their length is a multiple of this, so that few shapes compile
+
+
+class Captioned(Protocol):
+    """What is asked of a record."""
+
+    captions: Sequence[str]
+
+
+class Trie:
+    """Prompts, and a number for each of their beginnings."""
+
+    def __init__(self) -> None:
+        self.prompts: dict[tuple[int, ...], Int[np.ndarray, " n"]] = {}
+        self._nodes: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        """Number of beginnings: rows of the file."""
+        return len(self._nodes)
+
+    def copy(self) -> "Trie":
+        """Another with the same prompts."""
+        other = Trie()
+        other.prompts, other._nodes = dict(self.prompts), dict(self._nodes)
+        return other
+
+    def add(self, ids: Sequence[int]) -> None:
+        """Takes in a prompt and all that it begins with."""
+        if (key := tuple(ids)) not in self.prompts:
+            node, rows = -1, []
+            for token in key:
+                node = self._nodes.setdefault((node, token), len(self._nodes))
+                rows.append(node)
+            self.prompts[key] = np.array(rows, np.int64)
+
+
+def plan(
+    records: Iterable[Captioned], tasks: Sequence[Task], tokenizer: Tokenizer, *, tokens: int
+) -> tuple[Trie, int, int]:
+    """Which prompts are kept: of each record the first few of its texts, each in one wording.
+
+    Args:
+      records: that are drawn from.
+      tasks: that they are drawn for.
+      tokenizer: of the LLM.
+      tokens: beginnings that there is room for.
+
+    Returns:
+      The prompts, how many texts of each record they are, and how many texts a record has at most.
+
+    Raises:
+      InputError: there is no room for one text of each record.
+    """
+    texts = [(task, task.texts(record)) for record in records for task in tasks]
+    trie, most = Trie(), max((len(each) for _, each in texts), default=0)
+    for count in range(most):
+        larger = trie.copy()
+        for task, each in texts:
+            for text in each[count : count + 1]:
+                for ids in task.prefixes(text, tokenizer):
+                    larger.add(ids)
+        if len(larger) > tokens:
+            if not count:
+                raise InputError(
+                    f"one text of each record begins with {len(larger):,} tokens, and there is room for {tokens:,}: "
+                    f"raise prompt_cache, or set it to 0"
+                )
+            return trie, count, most
+        trie = larger
+    return trie, most, most
+
+
+class PromptCache:
+    """Kept keys and values.
+
+    Attributes:
+      texts: texts of each record whose prompts are here: the first ones.
+
+    Raises:
+      InputError: in `open`, no such file, or a damaged one.
+    """
+
+    def __init__(self, trie: Trie, texts: int, kept: Float[np.ndarray, "N 2 L K H"]):
+        self._trie, self.texts, self._kept = trie, texts, kept
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The cache of a folder, mapped into memory."""
+        values = read_json(path / _PROMPTS)
+        try:
+            trie = Trie()
+            for ids in values["prompts"]:
+                trie.add(ids)
+            kept = np.load(path / _KEYS, mmap_mode="r")
+            if len(kept) != len(trie):
+                raise ValueError(f"{len(kept)} rows for {len(trie)} tokens")
+            return cls(trie, values["texts"], kept)
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise InputError(f"{path}: not a cache of prompts ({error}); remove it") from error
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file."""
+        return self._kept.nbytes
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return len(self._trie)
+
+    def rows(self, ids: Sequence[int]) -> Int[np.ndarray, " n"]:
+        """Where the keys and values of a prompt are."""
+        return self._trie.prompts[tuple(ids)]
+
+    def keys_and_values(
+        self, rows: Int[np.ndarray, "B T"]
+    ) -> tuple[Float[np.ndarray, "B L K T H"], Float[np.ndarray, "B L K T H"]]:
+        """What is at these places, for a batch."""
+        kept = self._kept[rows]  # [B, T, 2, L, K, H]
+        keys, values = (np.ascontiguousarray(np.moveaxis(kept[:, :, part], 1, 3)) for part in (0, 1))
+        return keys, values
+
+
+def prompt_cache(
+    path: Path,
+    records: Iterable[Captioned],
+    tasks: Sequence[Task],
+    tokenizer: Tokenizer,
+    *,
+    encode: Encode,
+    shape: tuple[int, int, int],
+    tower: int,
+    gigabytes: float,
+) -> PromptCache:
+    """The cache of a folder, which is written unless it holds these very prompts of this very tower.
+
+    Args:
+      path: folder.
+      records: that are drawn from; all captions are read.
+      tasks: that they are drawn for.
+      tokenizer: of the LLM.
+      encode: runs the tower.
+      shape: layers, key-value heads and head width of the tower.
+      tower: fingerprint of its weights.
+      gigabytes: the file's largest size, in 10^9 bytes.
+
+    Raises:
+      InputError: there is no room for one text of each record, or for the file; something else is at `path`; keys are
+        beyond the largest number of the file's type.
+    """
+    per_token = 2 * int(np.prod(shape)) * TYPE.itemsize
+    trie, texts, most = plan(records, tasks, tokenizer, tokens=int(gigabytes * 1e9 / per_token))
+    facts = {"tower": tower, "texts": texts, "prompts": [list(ids) for ids in trie.prompts]}
+    if _holds(path, facts):
+        return PromptCache.open(path)
+    require_replaceable(path, lambda found: (found / _PROMPTS).exists(), "cache of prompts")
+    print(f"prompts: {len(trie.prompts):,} of {texts} of {most} texts a record, {len(trie):,} tokens, "
+          f"{len(trie) * per_token / 1e9:.2f} GB", flush=True)  # fmt: skip
+    with atomic_path(path, directory=True) as folder:
+        kept = np.lib.format.open_memmap(folder / _KEYS, "w+", TYPE, (len(trie), 2, *shape))
+        _encode(trie, encode, kept)
+        kept.flush()
+        (folder / _PROMPTS).write_text(json.dumps(facts), encoding="utf-8")
+    return PromptCache.open(path)
+
+
+def _holds(path: Path, facts: dict[str, Any]) -> bool:
+    try:
+        return (path / _KEYS).exists() and read_json(path / _PROMPTS) == facts
+    except InputError:
+        return False
+
+
+def _encode(trie: Trie, encode: Encode, kept: Float[np.ndarray, "N 2 L K H"]) -> None:
+    written = np.zeros(len(trie), bool)
+    # Longest first: what others begin with is there before it is looked at.
+    prompts = sorted(trie.prompts.items(), key=lambda item: -len(item[0]))
+    for start in tqdm(range(0, len(prompts), _ROWS), desc="prompts", unit="batch", delay=1):
+        chunk = [(ids, rows) for ids, rows in prompts[start : start + _ROWS] if not written[rows].all()]
+        if not chunk:
+            continue
+        tokens = np.zeros((_ROWS, -(-len(chunk[0][0]) // _BUCKET) * _BUCKET), np.int32)
+        for row, (ids, _) in zip(tokens, chunk, strict=False):
+            row[: len(ids)] = ids
+        parts = [np.moveaxis(np.asarray(part, np.float32), 3, 1) for part in encode(tokens)]  # [B, T, L, K, H]
+        for number, (ids, rows) in enumerate(chunk):
+            new = ~written[rows]
+            for part, values in enumerate(parts):
+                if not np.abs(values[number, : len(ids)]).max() < np.finfo(TYPE).max:
+                    raise InputError("keys or values of prompts are too large for float16; set prompt_cache to 0")
+                kept[rows[new], part] = values[number, : len(ids)][new]
+            written[rows] = True
