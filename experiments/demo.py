@@ -42,6 +42,9 @@ class Demo(Reporting):
     """The data set."""
     source: Path | None = None
     """Folder of the recordings, for all but the procedural corpus."""
+    captions: Literal["templates", "english"] = "templates"
+    """Of recordings that come with labels: a few plain wordings, which a tiny LLM learns one by one, or ordinary
+    English."""
     llm: str | None = None
     """Folder or Hub id of a pretrained LLM; without it a tiny one is pretrained on the captions."""
     recipe: str | None = None
@@ -108,7 +111,9 @@ class Demo(Reporting):
         taken = {field.name for field in dataclasses.fields(kind)}
         if "source" in taken and self.source is None:
             raise InputError(f"--corpus {self.corpus} needs --source: the folder of the recordings")
-        options = {"source": self.source, "num_clips": self.clips, "seed": self.seed}
+        if self.captions != "templates" and "captions" not in taken:
+            raise InputError(f"--captions {self.captions}: {self.corpus} has captions of its own; leave it out")
+        options = {"source": self.source, "num_clips": self.clips, "seed": self.seed, "captions": self.captions}
         return kind(**{name: value for name, value in options.items() if name in taken})
 
     def _data(self, dataset: Dataset) -> MotionFolder:
