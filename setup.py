@@ -11,6 +11,9 @@ JAX_PAIRS = [
     'flax>=0.12.12,<0.13; python_version >= "3.12"',
 ]
 
+# Weights by the one, tokenizers by the other.
+GGUF = ["gguf>=0.17", "transformers>=5.24"]
+
 setup(
     name="llamo_jax",
     version="0.1.0",
@@ -45,12 +48,14 @@ setup(
     extras_require={
         "torch": ["torch>=2.6"],
         "stream": ["viser>=1.0"],
+        "gguf": GGUF,
         "eval": ["pycocoevalcap>=1.2", "lm-eval>=0.4.9"],
         "beam": ["apache-beam>=2.60"],
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "gcs": ["gcsfs>=2024.6"],
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "ruff>=0.15"],
+        # accelerate: transformers' own loading of GGUF files, which ours is compared with, asks for it.
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "ruff>=0.15", *GGUF, "accelerate>=1.0"],
     },
     entry_points={"console_scripts": ["llamo = llamo_jax.cli:main"]},
 )

@@ -46,7 +46,7 @@ class Demo(Reporting):
     """Of recordings that come with labels: a few plain wordings, which a tiny LLM learns one by one, or ordinary
     English."""
     llm: str | None = None
-    """Folder or Hub id of a pretrained LLM; without it a tiny one is pretrained on the captions."""
+    """Folder, GGUF file or Hub id of a pretrained LLM; without it a tiny one is pretrained on the captions."""
     recipe: str | None = None
     """Name of the recipe; the default is the corpus's own."""
     clips: int = 2000

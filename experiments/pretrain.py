@@ -302,7 +302,7 @@ class Pretrain(Running):
     """Train the motion side of a model on latents, stage by stage, and write a bundle."""
 
     llm: str
-    """Folder of the LLM, or its id on the Hugging Face Hub."""
+    """Folder of the LLM, a GGUF file, or an id on the Hugging Face Hub."""
     vae: AnyPath
     """Folder of the VAE (`vae` in the folder of experiments.train_vae)."""
     latents: AnyPath

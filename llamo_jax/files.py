@@ -123,6 +123,12 @@ def _path(path: str | os.PathLike) -> Path:
     return path if isinstance(path, PurePath) else Path(path)
 
 
+def cache_folder(name: str) -> Path:
+    """Where this machine keeps what can be made or fetched again: `llamo_jax/NAME` in XDG_CACHE_HOME, else in ~/.cache.
+    It can be emptied whenever nothing runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamo_jax" / name
+
+
 def write_json(path: str | os.PathLike, value: object) -> None:
     """Writes `value` as indented JSON, atomically."""
     with atomic_path(path) as temporary:

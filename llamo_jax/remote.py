@@ -22,7 +22,7 @@ from typing import Annotated, Any, Self
 import tyro
 
 from llamo_jax.errors import InputError
-from llamo_jax.files import DISK_ERRORS, atomic_path
+from llamo_jax.files import DISK_ERRORS, atomic_path, cache_folder
 
 UNFINISHED = "_unfinished"
 """Name of the file that a folder holds while it is written."""
@@ -289,7 +289,7 @@ class Mirror:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamo_jax" / "remote"
+    return cache_folder("remote")
 
 
 def _listing(source: Path) -> dict[str, tuple[int, int]]:

@@ -26,6 +26,7 @@ from llamo_jax.config import require
 from llamo_jax.files import write_json
 from llamo_jax.models import llamo
 from llamo_jax.presets import LLMS
+from llamo_jax.storage.gguf_llm import llama_cpp_name
 from llamo_jax.storage.huggingface import write_config
 from llamo_jax.storage.layout import LLM
 from llamo_jax.storage.tensor_files import write_tensors
@@ -51,6 +52,7 @@ TASKS = {
         "sum(p.view(-1)[::2048].float().sum() for p in kept.parameters())",
     ),
     "from-hf": (_JAX, "from_hf.bundle_from_llm({llm!r}, {bundle!r})"),
+    "GGUF": (_JAX + "; import gguf.quants, transformers.integrations.gguf", "huggingface.resolve_llm({gguf!r})"),
     "load": (_JAX, "kept = bundle.read_bundle({bundle!r}); " + _READY),
     "load, hashes not checked": (_JAX, "kept = bundle.read_bundle({bundle!r}, verify=False); " + _READY),
     "save": (_JAX + "; kept = bundle.read_bundle({bundle!r}, verify=False)", "bundle.write_bundle({saved!r}, kept)"),
@@ -69,8 +71,10 @@ class LLMImport(Reporting):
     """Safetensors files of the checkpoint."""
     rounds: int = 3
     """Rounds of all tasks in turn."""
-    tasks: tuple[str, ...] = tuple(TASKS)
-    """Which to run."""
+    tasks: tuple[str, ...] = tuple(task for task in TASKS if task != "GGUF")
+    """Which to run. "GGUF" makes a Hugging Face folder of a GGUF file of the same shape."""
+    gguf_type: str = "Q4_0"
+    """What its random weights are quantised as."""
     work: Path | None = None
     """Folder for the files, deleted afterwards; by default a temporary one."""
 
@@ -82,6 +86,8 @@ class LLMImport(Reporting):
         work = Path(tempfile.mkdtemp(prefix="llm_import-", dir=self.work))
         try:
             shard = synthetic_checkpoint(work / "llm", self.preset, self.shards)
+            if "GGUF" in self.tasks:
+                synthetic_gguf(work / "model.gguf", self.preset, self.gguf_type)
             figures = self._measure(work, shard)
         finally:
             shutil.rmtree(work)
@@ -89,15 +95,18 @@ class LLMImport(Reporting):
             write_json(self.json, figures)
 
     def _measure(self, work: Path, shard: int) -> dict[str, dict[str, float]]:
-        paths = {name: str(work / name) for name in ("llm", "bundle", "saved")}
+        paths = {name: str(work / name) for name in ("llm", "bundle", "saved")} | {"gguf": str(work / "model.gguf")}
         runs: dict[str, list[dict[str, float]]] = {task: [] for task in self.tasks}
         for _ in range(self.rounds):
             for task in self.tasks:
-                runs[task].append(_run(*(code.format(**paths) for code in TASKS[task])))
+                shutil.rmtree(work / "cache", ignore_errors=True)  # where GGUF files are converted to
+                code = (code.format(**paths) for code in TASKS[task])
+                runs[task].append(_run(*code, cache=work / "cache"))
         llm, bundle = _size(work / "llm"), _size(work / "bundle")
         figures = {}
         for task, results in runs.items():
             size = llm if task.startswith(("import", "transformers", "from-hf")) else bundle
+            size = _size(work / "cache") if task == "GGUF" else size
             seconds = [result["seconds"] for result in results]
             median, peak = statistics.median(seconds), max(result["peak"] - result["before"] for result in results)
             figures[task] = {
@@ -141,7 +150,48 @@ def synthetic_checkpoint(folder: Path, preset: str, shards: int) -> int:
     return max((folder / file).stat().st_size for file in files)
 
 
-def _run(prepare: str, statement: str) -> dict[str, float]:
+def synthetic_gguf(path: Path, preset: str, kind: str) -> None:
+    """Writes a GGUF file of a Llama preset's shape: matrices of one type with random weights, and tokens without
+    meaning."""
+    import gguf
+    from gguf import GGMLQuantizationType
+
+    config, type_ = LLMS[preset], GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(path, "llama", use_temp_file=True)
+    writer.add_block_count(config.num_layers)
+    writer.add_context_length(config.max_positions)
+    writer.add_embedding_length(config.width)
+    writer.add_feed_forward_length(config.ffn_width)
+    writer.add_head_count(config.num_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(config.rope_theta)
+    tokens = ["<s>", "</s>", "a", "b", "ab", *(f"[PAD{number}]" for number in range(5, config.vocab_size))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3] + [1] * (len(tokens) - 2))
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    block = np.random.default_rng(0).normal(scale=0.02, size=(1024, 1024)).astype(np.float32)
+    stored = gguf.quants.quantize(block, type_).reshape(-1).view(np.uint8)
+    for leaf in declared(LLM, llamo.LLM, config):
+        for name in map(llama_cpp_name, leaf.names):
+            if len(leaf.shape) == 1:
+                writer.add_tensor(name, np.ones(leaf.shape, np.float32))
+            else:
+                shape = gguf.quant_shape_to_byte_shape(leaf.shape, type_)
+                writer.add_tensor(name, np.resize(stored, shape), raw_dtype=type_)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _run(prepare: str, statement: str, cache: Path) -> dict[str, float]:
     """Seconds of a statement in a fresh process, and the most memory that the process held before and in all."""
     code = (
         "import json, time\n"
@@ -154,6 +204,7 @@ def _run(prepare: str, statement: str) -> dict[str, float]:
         "print(json.dumps({'seconds': time.perf_counter() - started, 'before': before, 'peak': status('VmHWM')}))\n"
     )
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    environment |= {"XDG_CACHE_HOME": str(cache)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])

@@ -20,10 +20,11 @@ Output = Annotated[Path, tyro.conf.arg(aliases=("-o",))]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FromHF(Command):
-    """Start a bundle from a Hugging Face LLM alone. Its text side works at once; its motion side is untrained."""
+    """Start a bundle from an LLM alone. Its text side works at once; its motion side is untrained."""
 
     llm: tyro.conf.Positional[str]
-    """Folder with config.json, *.safetensors and the tokenizer, or an id on the Hub (HuggingFaceTB/SmolLM2-135M)."""
+    """Folder with config.json, *.safetensors and the tokenizer, a GGUF file, or an id on the Hub
+    (HuggingFaceTB/SmolLM2-135M)."""
     output: Output
     """Folder to write."""
     revision: str | None = None

@@ -22,7 +22,7 @@ def bundle_from_llm(
     """Writes a bundle of the LLM, an initial motion side that fits it and an initial VAE.
 
     Args:
-      llm: a folder, or an id on the Hugging Face Hub.
+      llm: a folder, a GGUF file, or an id on the Hugging Face Hub.
       output: the bundle's folder.
       revision: branch, tag or commit, for ids.
       llm_storage: how the bundle holds the LLM.

@@ -43,13 +43,18 @@ _BUFFERS = re.compile(r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|(se
 
 def resolve_llm(path_or_id: str | Path, revision: str | None = None) -> hub.Source:
     """The folder of an LLM: a path, or an id on the Hugging Face Hub. Of what is on the Hub the config is looked at
-    first, and only the files that are read are fetched.
+    first, and only the files that are read are fetched. A GGUF file, or a folder with one, gives the folder that
+    `gguf_llm.converted` makes of it.
 
     Raises:
-      InputError: as `hub.resolve`, or, for an id, no LLM that this project runs.
+      InputError: as `hub.resolve`, or, for an id or a GGUF file, no LLM that this project runs.
     """
+    from llamo_jax.storage import gguf_llm  # which writes by this module
+
     foreign = ("adapter_config.json", "*.gguf")
-    return hub.resolve(path_or_id, (*_FILES, _WHOLE), revision, also=foreign, choose=_needed_of_the_hub)
+    source = hub.resolve(path_or_id, (*_FILES, _WHOLE), revision, also=foreign, choose=_needed_of_the_hub)
+    file = None if source.repo_id else gguf_llm.file_in(source.folder)
+    return hub.Source(gguf_llm.converted(file)) if file else source
 
 
 def _needed_of_the_hub(listing: Listing) -> list[str]:

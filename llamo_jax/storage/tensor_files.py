@@ -199,6 +199,7 @@ def write_tensors(path: Path, tensors: Mapping[str, tuple[np.dtype, tuple[int, .
             if array.shape != shape or array.dtype != dtype:
                 raise ValueError(f"{name}: made {array.dtype} {array.shape}, announced {dtype} {shape}")
             write(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+            del array  # before the next is made
     return digest.hexdigest()
 
 

@@ -79,13 +79,7 @@ class Weights:
         for name in sorted(shapes.keys() & self._where.keys()):
             self._where[name].require_weight(name)
         found = {name: self._where[name].entries[name].shape for name in self._where}
-        missing = [f"{name} {shapes[name]}" for name in sorted(set(shapes) - set(found))]
-        extra = [f"{name} {found[name]}" for name in sorted(set(found) - set(shapes) - set(ignored))]
-        unequal = [name for name in shapes if name in found and found[name] != shapes[name]]
-        misshapen = [f"{name} is {found[name]}, expected {shapes[name]}" for name in unequal]
-        kinds = {"missing": missing, "unexpected": extra, "of another shape": misshapen}
-        if problems := [f"{len(names)} tensors {kind}: {some(names)}" for kind, names in kinds.items() if names]:
-            raise InputError(f"{where}: {'; '.join(problems)}; the config asks for {len(shapes)} tensors")
+        require_tensors(found, shapes, where, ignored=ignored)
 
     def type(self, name: str) -> str:
         """The type that a tensor is stored in, as safetensors calls it."""
@@ -162,6 +156,28 @@ class Weights:
         return part
 
 
+def require_tensors(
+    found: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
+    where: Path,
+    *,
+    ignored: Iterable[str] = (),
+) -> None:
+    """The shapes of the tensors found are those expected, by name.
+
+    Raises:
+      InputError: tensors are missing, left over or of another shape; the message has their names, what was found and
+        expected.
+    """
+    missing = [f"{name} {shapes[name]}" for name in sorted(set(shapes) - set(found))]
+    extra = [f"{name} {found[name]}" for name in sorted(set(found) - set(shapes) - set(ignored))]
+    unequal = [name for name in shapes if name in found and found[name] != shapes[name]]
+    misshapen = [f"{name} is {found[name]}, expected {shapes[name]}" for name in unequal]
+    kinds = {"missing": missing, "unexpected": extra, "of another shape": misshapen}
+    if problems := [f"{len(names)} tensors {kind}: {some(names)}" for kind, names in kinds.items() if names]:
+        raise InputError(f"{where}: {'; '.join(problems)}; the config asks for {len(shapes)} tensors")
+
+
 def _aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     """An array that JAX takes over as it is on a CPU, without a copy: that needs an address that 64 divides."""
     size = math.prod(shape) * dtype.itemsize
@@ -196,22 +212,34 @@ def write_sharded(
 ) -> None:
     """Writes a flat tree as a Hugging Face checkpoint: model.safetensors, or numbered files of at most `largest` bytes
     and their index."""
+    write_checkpoint(folder, dict(_tensors(flat, rules)), largest=largest)
+
+
+def write_checkpoint(folder: Path, tensors: Mapping[str, tuple], *, largest: int = LARGEST_SHARD) -> None:
+    """Writes tensors, each made as it is written, as a Hugging Face checkpoint: model.safetensors, or numbered files of
+    at most `largest` bytes and their index.
+
+    Args:
+      folder: that is there.
+      tensors: as for `write_tensors`, in the order of the files.
+      largest: bytes of weights in one file.
+    """
     shards: list[dict] = [{}]
-    size = 0
-    for name, tensor in _tensors(flat, rules):
+    size = total = 0
+    for name, tensor in tensors.items():
         count = tensor[0].itemsize * math.prod(tensor[1])
         if shards[-1] and size + count > largest:
             shards.append({})
             size = 0
         shards[-1][name] = tensor
         size += count
+        total += count
     if len(shards) == 1:
         write_tensors(folder / "model.safetensors", shards[0])
         return
     files = {f"model-{number:05d}-of-{len(shards):05d}.safetensors": shard for number, shard in enumerate(shards, 1)}
     for file, shard in files.items():
         write_tensors(folder / file, shard)
-    total = sum(leaf.size * leaf.dtype.itemsize for leaf in flat.values())
     index = {
         "metadata": {"total_size": total},
         "weight_map": {name: file for file, shard in files.items() for name in shard},

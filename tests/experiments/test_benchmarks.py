@@ -20,6 +20,12 @@ def test_llm_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert figures["seconds"] > 0 and 0 < figures["largest_shard_GB"] < figures["GB"] and figures["peak_GB"] > 0
     assert "import" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+    pytest.importorskip("gguf")
+    of_gguf = {"tasks": ("GGUF",), "gguf_type": "F32"}
+    LLMImport(preset="stories260k", rounds=1, work=tmp_path, json=tmp_path / "figures.json", **of_gguf).run()
+    figures = json.loads((tmp_path / "figures.json").read_text())["GGUF"]
+    assert 1e-3 < figures["GB"] < 1.1e-3  # 260 k numbers of float32
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
     with pytest.raises(InputError, match='preset "llama-9" does not exist'):
         LLMImport(preset="llama-9").run()
     with pytest.raises(InputError, match="expected among"):

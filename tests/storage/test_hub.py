@@ -136,7 +136,7 @@ def test_what_is_not_read_is_not_fetched(near_hub: FakeHub, llm_folder: Path, tm
     llm = {name: data for name, data in contents(llm_folder).items() if name != "model.safetensors"}
     for change, message in (
         (INDEX, "/model-00001-of-00002.safetensors: no such file"),
-        ({"a.gguf": b"GGUF"}, ": GGUF, which is not read yet"),
+        ({"a.gguf": b"GGUF"}, ": GGUF, which is read from files on this machine; fetch one and give its path"),
         ({"adapter_config.json": b'{"base_model_name_or_path": "a/base"}'}, ": a PEFT adapter of 'a/base'"),
         ({"pytorch_model.bin": b"x"}, "/model.safetensors: no such file; expected .* as safetensors"),
         ({"model.safetensors": b"x", "config.json": b"{}"}, 'config.json: architecture "none" is not supported'),
