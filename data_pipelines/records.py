@@ -66,3 +66,18 @@ class LatentRecord:
 
 
 Record = TypeVar("Record", MotionRecord, LatentRecord)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wording:
+    """A sentence in words that no training caption has.
+
+    Attributes:
+      text: the sentence.
+      labels: what it asks for, label name -> class.
+      kind: the label whose words are new, or "both" where all are.
+    """
+
+    text: str
+    labels: dict[str, str]
+    kind: str

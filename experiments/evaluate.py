@@ -27,7 +27,7 @@ from data_pipelines.builders.dataset import Dataset
 from data_pipelines.folder import MotionFolder
 from data_pipelines.loader import LoaderConfig
 from data_pipelines.records import MotionRecord
-from experiments.report import CaptionRow, Pair, require_report_or_nothing, write_report
+from experiments.report import AskedRow, CaptionRow, Pair, require_report_or_nothing, write_report
 from experiments.suites import aims_of
 from llamo_jax.cli.evaluate import Evaluate
 from llamo_jax.commands import require_seed
@@ -38,9 +38,11 @@ from llamo_jax.evaluation.captioning import Captioning
 from llamo_jax.evaluation.figure import Figure, Judged
 from llamo_jax.evaluation.generation import Generation
 from llamo_jax.evaluation.language import Language
+from llamo_jax.evaluation.lengths import Lengths
 from llamo_jax.evaluation.recogniser import Recogniser
 from llamo_jax.evaluation.reconstruction import Reconstruction
 from llamo_jax.evaluation.suite import Held, evaluate
+from llamo_jax.evaluation.wordings import Wordings
 from llamo_jax.motion.representation import FPS, FRAMES_PER_LATENT
 from llamo_jax.pretrained import Llamo
 
@@ -114,6 +116,9 @@ class Evaluation:
     held: Held
     generation: Generation
     captioning: Captioning
+    language: Language
+    lengths: Lengths
+    wordings: Wordings | None = None
 
     @property
     def figures(self) -> dict[str, float | None]:
@@ -147,7 +152,26 @@ class Evaluation:
             )
             for i in _spread(len(held), 24)
         ]
-        return write_report(folder, title, facts, self.judged, curves, pairs, rows)
+        return write_report(
+            folder,
+            title,
+            facts,
+            self.judged,
+            curves,
+            pairs,
+            rows,
+            asked=self._asked(),
+            lengths=self.lengths,
+            chats=self.language.chats,
+        )
+
+    def _asked(self) -> list[AskedRow]:
+        if self.wordings is None:
+            return []
+        return [
+            AskedRow(wording.text, wording.kind, wording.labels, recognised)
+            for wording, recognised in zip(self.wordings.asked, self.wordings.recognised, strict=True)
+        ]
 
 
 def held_out(folder: MotionFolder, max_latents: int) -> list[MotionRecord]:
@@ -210,10 +234,24 @@ def evaluate_model(
         with clock("recogniser"):
             recogniser = Recogniser.train(train, labels, seed=seed, seconds=recogniser_seconds)
     generation = Generation(recogniser, seed=seed)
-    captioning = Captioning(kind.facts, kind.caption_labels)
-    evaluators = (Reconstruction(), Language(llm), captioning, generation, PyTorchPort(bundle))
+    captioning = Captioning(kind.facts, kind.caption_labels, [text for record in train for text in record.captions])
+    language = Language(llm)
+    first, second = (*labels, None, None)[:2]
+    lengths = Lengths(train, first, second, seed=seed, max_latents=_longest(model))
+    wordings = None
+    if recogniser is not None and (unseen := kind.unseen()):
+        wordings = Wordings(recogniser, unseen, generation, seed=seed)
+    evaluators = (
+        Reconstruction(),
+        language,
+        captioning,
+        generation,
+        lengths,
+        *([] if wordings is None else [wordings]),
+        PyTorchPort(bundle),
+    )
     judged = evaluate(model, held, evaluators, aims_of(kind.name), measuring=clock)
-    return Evaluation(judged, held, generation, captioning)
+    return Evaluation(judged, held, generation, captioning, language, lengths, wordings)
 
 
 def dataset_of(folder: MotionFolder) -> type[Dataset]:

@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from llamo_jax.errors import InputError
 from llamo_jax.evaluation.figure import Judged
+from llamo_jax.evaluation.language import Chat
+from llamo_jax.evaluation.lengths import Lengths
 from llamo_jax.files import atomic_path, require_replaceable
 from llamo_jax.motion import MotionClip
 
@@ -74,6 +77,15 @@ if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
 }
 """
 
+# "svg.hashsalt", and no date in `_svg`: the same figures give the same file.
+_PLOT_STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "llamo",
+    "font.family": "DejaVu Sans",
+}
+
 _MARK = "<footer>Made by llamo_jax.</footer>"
 
 
@@ -115,6 +127,23 @@ class CaptionRow:
     clip: MotionClip | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class AskedRow:
+    """A sentence in words that training never had, and what came.
+
+    Attributes:
+      text: the sentence.
+      kind: the label whose words are new, or "both".
+      labels: what it asks for, label name -> class.
+      recognised: what the recogniser sees in the generated motion.
+    """
+
+    text: str
+    kind: str
+    labels: Mapping[str, str]
+    recognised: Mapping[str, str]
+
+
 def write_report(
     out_dir: str | Path,
     title: str,
@@ -123,6 +152,10 @@ def write_report(
     curves: Mapping[str, str | Path] | None = None,
     pairs: Sequence[Pair] = (),
     captions: Sequence[CaptionRow] = (),
+    *,
+    asked: Sequence[AskedRow] = (),
+    lengths: Lengths | None = None,
+    chats: Sequence[Chat] = (),
 ) -> Path:
     """Writes the report as a whole, replacing an older one, and returns the path of its `index.html`.
 
@@ -136,6 +169,9 @@ def write_report(
         over the steps.
       pairs: videos and film strips.
       captions: of held-out clips.
+      asked: sentences in words that training never had.
+      lengths: of motions, measured.
+      chats: the LLM's replies before motion training and after.
 
     Raises:
       InputError: a file of metrics is missing or is no JSONL of metrics.
@@ -149,6 +185,12 @@ def write_report(
             sections.append(("motions", "Generated beside real", _pairs_html(folder, pairs)))
         if captions:
             sections.append(("captions", "Captions of held-out clips", _captions_html(folder, captions)))
+        if asked:
+            sections.append(("wordings", "Unseen wordings", _asked_html(asked)))
+        if lengths is not None and lengths.labels:
+            sections.append(("lengths", "Lengths", _lengths_html(folder, lengths)))
+        if chats:
+            sections.append(("chat", "The LLM's own replies", _chats_html(chats)))
         if curves:
             sections.append(("curves", "Training", _curves_html(folder, curves)))
         sections.append(("run", "What was run", _facts_html(facts)))
@@ -291,6 +333,98 @@ def _captions_html(folder: Path, captions: Sequence[CaptionRow]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
+def _table(columns: Sequence[str], rows: Sequence[str]) -> str:
+    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _asked_html(asked: Sequence[AskedRow]) -> str:
+    rows = []
+    for row in asked:
+        wanted = ", ".join(f"{name}: {value}" for name, value in row.labels.items())
+        chips = "".join(_chip(name, seen, row.labels.get(name)) for name, seen in row.recognised.items())
+        rows.append(
+            f"<tr><td>“{_text(row.text)}”</td><td>{_text(row.kind)}</td><td>{_text(wanted)}</td>"
+            f'<td><div class="chips">{chips}</div></td></tr>'
+        )
+    return _table(("Sentence", "New words for", "Asked", "Came"), rows)
+
+
+def _chats_html(chats: Sequence[Chat]) -> str:
+    rows = [
+        f"<tr><td>“{_text(chat.question)}”</td><td>{_text(chat.before)}</td><td>{_text(chat.after)}</td>"
+        f"<td>{_mark(chat.before == chat.after, ('the same', 'changed'))}</td></tr>"
+        for chat in chats
+    ]
+    return _table(("Asked", "Before motion training", "After", "Result"), rows)
+
+
+def _lengths_html(folder: Path, lengths: Lengths) -> str:
+    (folder / "curves" / "lengths.svg").write_text(_plot_lengths(lengths), encoding="utf-8")
+    rows = []
+    for each in lengths.labels:
+        recorded = np.percentile(each.recorded, (25, 50, 75))
+        generated = 1 + np.searchsorted(each.chances.cumsum() + 1e-9, (0.25, 0.5, 0.75))
+        cells = (
+            f"{len(each.recorded)}, {len(each.held)} held out",
+            *("{1:.0f} ({0:.0f} to {2:.0f})".format(*values) for values in (recorded, generated)),
+            _number(each.distance),
+            "" if np.isnan(each.floor) else _number(each.floor),
+        )
+        rows.append(
+            f"<tr><td>{_text(each.value)}</td>{''.join(f'<td class=number>{cell}</td>' for cell in cells)}</tr>"
+        )
+    columns = (lengths.label or "Motions", "Recordings", "Recorded", "Generated", "Distance", "Held out from training")
+    words = (
+        "Lengths in latents, 7.5 a second: median, with the quartiles. Distance: Wasserstein-1 between generated and "
+        "recorded lengths; beside it the same between held-out recordings and those of the training split."
+    )
+    image = '<img src="curves/lengths.svg" alt="reliability of the hazard, ranks of lengths, lengths of all motions">'
+    return f'<div class="curve">{image}</div><p class="soft">{words}</p>{_table(columns, rows)}'
+
+
+def _plot_lengths(lengths: Lengths) -> str:
+    """The reliability of the hazard, the ranks of recorded lengths, and all lengths, as SVG."""
+    import matplotlib
+
+    with matplotlib.rc_context(_PLOT_STYLE):
+        from matplotlib.figure import Figure as Canvas
+
+        canvas = Canvas(figsize=(12.4, 3.4), layout="constrained")
+        reliability, ranks, all_lengths = canvas.subplots(1, 3)
+        calibration = lengths.calibration
+        if calibration is not None:
+            both = np.concatenate([calibration.predicted, calibration.observed[calibration.observed > 0]])
+            reliability.plot([both.min(), both.max()], [both.min(), both.max()], color="0.6", lw=1, ls="--")
+            reliability.plot(calibration.predicted, calibration.observed, marker="o", ms=4, lw=1.2)
+            reliability.set(xscale="log", yscale="log", xlabel="predicted hazard", ylabel="share of slots that end")
+            ranks.hist(calibration.ranks, bins=10, range=(0, 1), color="tab:blue", alpha=0.7)
+            ranks.axhline(len(calibration.ranks) / 10, color="0.6", lw=1, ls="--")
+            ranks.set(xlabel="predicted chance of having ended at the take's end", ylabel="takes")
+        weights = np.array([len(each.held) for each in lengths.labels])
+        chances = np.average([each.chances for each in lengths.labels], axis=0, weights=weights)
+        all_lengths.step(np.arange(1, len(chances) + 1), chances.cumsum(), where="post", lw=1.2, label="generated")
+        held = np.sort(np.concatenate([each.held for each in lengths.labels]))
+        share = np.arange(1, len(held) + 1) / len(held)
+        all_lengths.step(held, share, where="post", lw=1.2, color="0.4", label="recorded, held out")
+        all_lengths.legend(frameon=False)
+        all_lengths.set(xlabel="latents", ylabel="share of motions that are no longer")
+        for axes, title in (
+            (reliability, "Reliability of the hazard"),
+            (ranks, "Ranks of recorded lengths"),
+            (all_lengths, "Lengths of all motions"),
+        ):
+            axes.set_title(title, fontsize=9.5, loc="left")
+            axes.grid(alpha=0.25, linewidth=0.6)
+        return _svg(canvas)
+
+
+def _svg(canvas: Any) -> str:
+    drawn = io.StringIO()
+    canvas.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    return drawn.getvalue()
+
+
 def _facts_html(facts: Mapping[str, Any]) -> str:
     plain = {name: value for name, value in facts.items() if not isinstance(value, Mapping)}
     boxes = ([("Run", plain)] if plain else []) + [
@@ -345,15 +479,7 @@ def _plot(scalars: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
     for stage in stages:
         starts[stage] = total
         total += max(points[-1][0] for lines in scalars.values() for name, points in lines.items() if name == stage)
-    # "svg.hashsalt" and no date: the same metrics give the same file.
-    style = {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.hashsalt": "llamo",
-        "font.family": "DejaVu Sans",
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(_PLOT_STYLE):
         from matplotlib.figure import Figure as Canvas
 
         columns = min(4, len(scalars))
@@ -386,9 +512,7 @@ def _plot(scalars: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
                 matplotlib.lines.Line2D([], [], color=colours(i % 10), label=stage) for i, stage in enumerate(stages)
             ]
             canvas.legend(handles=handles, loc="outside upper left", ncols=len(stages), frameon=False)
-        drawn = io.StringIO()
-        canvas.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
-    return drawn.getvalue()
+        return _svg(canvas)
 
 
 def _text(value: object) -> str:

@@ -6,7 +6,7 @@ import json
 import types
 import typing
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from llamo_jax import families
 from llamo_jax.errors import InputError
@@ -234,6 +234,10 @@ class LlamoConfig(Config):
         _require_positive(self, "latent_channels")
 
 
+Length = Literal["median", "drawn"]
+"""Where a motion ends: `SamplingConfig.length`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig(Config):
     """How latents are drawn."""
@@ -247,6 +251,10 @@ class SamplingConfig(Config):
     exit_threshold: float = 0.5
     """A motion ends at the first slot where the probability that it has ended by then exceeds this. The exit head's p
     is a hazard: the motion has ended by then with 1 - prod (1 - p). Single p stay low where the end is uncertain."""
+    length: Length = "median"
+    """How a motion's length is chosen among those that the exit head holds possible: "median" ends it at
+    `exit_threshold`, "drawn" at a threshold that is uniform in (0, 1), one for each motion, which is a draw from the
+    distribution of lengths."""
 
     def __post_init__(self) -> None:
         known = ", ".join(SOLVERS)
@@ -255,6 +263,8 @@ class SamplingConfig(Config):
         require(self.guidance >= 0, f"guidance is {self.guidance}; expected 0 or more")
         threshold = self.exit_threshold
         require(0 < threshold < 1, f"exit_threshold is {threshold}; expected between 0 and 1")
+        lengths = " or ".join(get_args(Length))
+        require(self.length in get_args(Length), f'length is "{self.length}"; expected {lengths}')
 
     @property
     def guided(self) -> bool:

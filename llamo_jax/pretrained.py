@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from llamo_jax.config import SamplingConfig
+from llamo_jax.config import Length, SamplingConfig
 from llamo_jax.errors import InputError
 from llamo_jax.inference.generate import generate_latents
 from llamo_jax.inference.text import caption_tokens, complete_tokens
@@ -91,6 +91,7 @@ class Llamo:
         solver: Solver = SamplingConfig.solver,
         seconds: float | None = None,
         max_seconds: float = MAX_SECONDS,
+        length: Length = SamplingConfig.length,
         source: Literal["positions", "rotations"] = "positions",
     ) -> MotionClip | list[MotionClip]:
         """Motion for a sentence, or for each of several.
@@ -104,6 +105,8 @@ class Llamo:
           solver: of the ODE, one of `solvers.SOLVERS`.
           seconds: exact length; None lets the exit head end the motion.
           max_seconds: where to end a motion that the exit head does not.
+          length: where the exit head ends a motion: at the median of the lengths that it holds possible, or at one that
+            is drawn from them. Either way the motion is the same as far as it goes.
           source: which features the joints come from.
 
         Returns:
@@ -131,7 +134,7 @@ class Llamo:
             prompts,
             unconditional_prompt(self.tokenizer),
             keys,
-            SamplingConfig(guidance=float(guidance), steps=steps, solver=solver),
+            SamplingConfig(guidance=float(guidance), steps=steps, solver=solver, length=length),
             max_latents=max_latents,
             until_exit=seconds is None,
         )

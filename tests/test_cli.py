@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import llamo_jax
 from data_pipelines.builders.dataset import build
 from data_pipelines.builders.synthetic import Synthetic
 from llamo_jax import commands
@@ -69,6 +70,9 @@ def test_generate_writes_what_the_suffix_says(run: Callable, bundle: Path, tmp_p
     same = tmp_path / "same.npz"
     run("generate", bundle, TEXT, "-o", same, "--seconds", 1)
     np.testing.assert_array_equal(MotionClip.load(same).joints, MotionClip.load(tmp_path / "wave.npz").joints)
+    run("generate", bundle, TEXT, "-o", same, "--seed", 3, "--max-seconds", 4, "--length", "drawn")
+    drawn = llamo_jax.load(bundle).generate(TEXT, seed=3, max_seconds=4.0, length="drawn")
+    np.testing.assert_allclose(MotionClip.load(same).joints, drawn.joints, atol=1e-5)
 
 
 def test_caption_says_a_line(run: Callable, bundle: Path, bvh: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The class a person holds: same seed same motion, rows that do not see each other, text that stays the LLM's."""
 
+import dataclasses
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -28,6 +30,15 @@ def test_settings_matter_and_length_is_kept(model: Llamo) -> None:
     for changed in ({"guidance": 1.0}, {"steps": 4}, {"solver": "midpoint"}, {"solver": "heun"}):
         assert np.abs(model.generate(TEXT, seconds=1.0, **changed).joints - clip.joints).max() > 1e-6, changed
     assert len(model.generate(TEXT, max_seconds=2.0)) <= 60
+
+
+def test_lengths_are_drawn_where_asked(model: Llamo) -> None:
+    rarely = {"weight": jnp.zeros((1, 24)), "bias": jnp.full(1, -2.0)}  # 12 % a latent: a median of 5 latents
+    params = model.bundle.params | {"exit_head": rarely}
+    patient = Llamo(dataclasses.replace(model.bundle, params=params))
+    assert len({len(clip) for clip in patient.generate([TEXT] * 8, max_seconds=8.0, length="drawn")}) > 3
+    assert len({len(clip) for clip in patient.generate([TEXT] * 8, max_seconds=8.0)}) == 1
+    assert [len(clip) for clip in patient.generate([TEXT] * 3, seconds=0.5, length="drawn")] == [15] * 3
 
 
 def test_a_batch_draws_what_its_rows_draw_alone(model: Llamo) -> None:
@@ -91,6 +102,7 @@ def test_a_bundle_from_an_llm_alone_talks_and_does_not_move(llm_folder: Path, tm
     [
         ({"solver": "leapfrog"}, 'solver "leapfrog" does not exist; expected one of euler, midpoint, heun'),
         ({"steps": 0}, "steps is 0; expected at least 1"),
+        ({"length": "long"}, 'length is "long"; expected median or drawn'),
         ({"guidance": -1.0}, r"guidance is -1\.0; expected 0 or more"),
         ({"seconds": 0.0}, "expected at least 0.13 s, one latent"),
         ({"seconds": float("nan")}, "expected at least 0.13 s, one latent"),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from data_pipelines.builders.takes import Map, Take, convert, processes
 from data_pipelines.filters import Filter, Noted, Rejected, Rejections
 from data_pipelines.folder import MotionFolder, require_replaceable
-from data_pipelines.records import SPLITS, MotionRecord
+from data_pipelines.records import SPLITS, MotionRecord, Wording
 from data_pipelines.write import write_folder
 from llamo_jax.config import Config
 
@@ -55,6 +55,11 @@ class Dataset(Config):
         """Labels that a caption names, where captions are made from templates."""
         del caption
         return {}
+
+    @staticmethod
+    def unseen() -> Sequence[Wording]:
+        """Sentences whose words no caption of the training split has, with what they ask for: to evaluate on."""
+        return ()
 
     def records(self, rejections: Rejections, parallel: Map, bar: tqdm) -> Mapping[str, Converted]:
         """Split -> its records and what is rejected, each read once and in the order of `SPLITS`.

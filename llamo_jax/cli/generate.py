@@ -9,7 +9,7 @@ import tyro
 
 import llamo_jax
 from llamo_jax.commands import Reporting, require_seed
-from llamo_jax.config import SamplingConfig
+from llamo_jax.config import Length, SamplingConfig
 from llamo_jax.motion.formats import WRITABLE, require_suffix
 from llamo_jax.motion.representation import MAX_SECONDS
 from llamo_jax.solvers import Solver
@@ -37,6 +37,8 @@ class Generate(Reporting):
     """Exact length; without it the model ends the motion."""
     max_seconds: float = MAX_SECONDS
     """Where to end a motion that the model does not."""
+    length: Length = SamplingConfig.length
+    """Where the model ends the motion: at the median of the lengths it holds possible, or at one drawn from them."""
     source: Literal["positions", "rotations"] = "positions"
     """Which features the joints come from."""
 
@@ -53,6 +55,7 @@ class Generate(Reporting):
             solver=self.solver,
             seconds=self.seconds,
             max_seconds=self.max_seconds,
+            length=self.length,
             source=self.source,
         )
         took = time.perf_counter() - started

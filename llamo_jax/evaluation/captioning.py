@@ -1,4 +1,4 @@
-"""Do captions name what is in the motion?"""
+"""Do captions name what is in the motion, and are they sentences that a person would write?"""
 
 import dataclasses
 import re
@@ -7,7 +7,9 @@ from typing import ClassVar
 
 from llamo_jax.errors import InputError
 from llamo_jax.evaluation.figure import Figure
+from llamo_jax.evaluation.language import perplexity
 from llamo_jax.evaluation.suite import Held
+from llamo_jax.motion.physics import ratio
 from llamo_jax.pretrained import Llamo
 
 
@@ -15,9 +17,13 @@ from llamo_jax.pretrained import Llamo
 class Captioning:
     """Captions every held-out clip. Where captions are made from labels, it looks whether they name the right ones.
 
+    - "Perplexity of captions": of the generated captions under the LLM alone, as a factor on that of the recorded ones;
+    - "Invented words": different words in generated captions that no recorded caption has, in training or held out.
+
     Attributes:
       facts: the labels that a caption names.
-      label_names: which labels captions speak of; with none, captions are made and not judged.
+      label_names: which labels captions speak of; with none, captions are made and not judged by them.
+      known: captions of the training split, whose words are no inventions.
       batch_size: clips at once.
       captions: set by `run`.
     """
@@ -25,6 +31,7 @@ class Captioning:
     name: ClassVar[str] = "captions"
     facts: Callable[[str], Mapping[str, str | None]]
     label_names: tuple[str, ...]
+    known: Collection[str] = ()
     batch_size: int = 32
     captions: list[str] = dataclasses.field(default_factory=list)
 
@@ -32,12 +39,17 @@ class Captioning:
         """Captions, and yields the figures."""
         starts = range(0, len(held), self.batch_size)
         self.captions = [text for i in starts for text in model.caption(held.clips[i : i + self.batch_size])]
-        if not self.label_names:
-            return
-        found = caption_accuracy(self.captions, held.labels, self.facts, held.captions, self.label_names)
         group = f"Motion-to-text, {len(held)} held-out clips"
-        for name, value in found.items():
-            yield Figure(f"Captions: {name.replace('_', ' ')}", 100 * value, "%", group)
+        if self.label_names:
+            found = caption_accuracy(self.captions, held.labels, self.facts, held.captions, self.label_names)
+            for name, value in found.items():
+                yield Figure(f"Captions: {name.replace('_', ' ')}", 100 * value, "%", group)
+        ours, recorded = perplexity(model, self.captions), perplexity(model, held.prompts)
+        note = f"under the LLM alone: {ours:.1f} generated, {recorded:.1f} recorded"
+        yield Figure("Perplexity of captions", ratio(ours, recorded), "x", group, note=note)
+        invented = invented_words(self.captions, [*self.known, *(text for texts in held.captions for text in texts)])
+        examples = ", ".join(list(invented)[:12])
+        yield Figure("Invented words", len(invented), "", group, note=examples or f"in {len(held)} captions")
 
     def right(self, held: Held, index: int) -> bool | None:
         """Whether a caption names the right labels; None where there is nothing to judge."""
@@ -96,6 +108,17 @@ def caption_accuracy(
             for caption, group in zip(captions, references, strict=True)
         )
     return figures
+
+
+def invented_words(captions: Iterable[str], recorded: Iterable[str]) -> list[str]:
+    """Words of captions that no recorded caption has, each once, in the order in which they come; case does not
+    count."""
+    known = {word for text in recorded for word in _words(text)}
+    return [word for word in dict.fromkeys(w for text in captions for w in _words(text)) if word not in known]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", text.lower())
 
 
 def _share(hits: Iterable[bool]) -> float:

@@ -1,4 +1,4 @@
-"""Text-to-motion, measured: does a generated motion show what was asked, end in time and move like a body?"""
+"""Text-to-motion, measured: does a generated motion show what was asked and move like a body?"""
 
 import dataclasses
 import re
@@ -12,8 +12,8 @@ from tqdm import tqdm
 from llamo_jax.evaluation.figure import Figure
 from llamo_jax.evaluation.recogniser import Recogniser
 from llamo_jax.evaluation.suite import Held
-from llamo_jax.motion import FPS, MotionClip, physics
-from llamo_jax.motion.representation import FRAMES_PER_LATENT, MAX_SECONDS
+from llamo_jax.motion import MotionClip, physics
+from llamo_jax.motion.representation import MAX_SECONDS
 
 _HAND_WORDS = {"hand", "hands", "arm", "arms", "wave", "waves", "waving", "raise", "raises", "raising"}
 _WALK_WORDS = {"walk", "walks", "walking"}
@@ -53,9 +53,6 @@ class Generation:
     - "Recognised <label> of generated": share whose label the recogniser sees;
     - "Wrong hand": clips whose labels name one hand while the other wrist rises higher;
     - "Walking speed" over clips whose labels say walk;
-    - "Exit error": mean absolute difference of length from the clip's, in latents, over complete clips that are no
-      longer than `max_seconds`. Its control is what always guessing their median length would give, and its bias is
-      positive where motions are too long;
     - "Frechet distance" of the generated clips from the real ones in the recogniser's embedding. Its control is that of
       two halves of the real clips, the least that as many samples can show (it is biased upwards twice as much);
     - "Frozen" and "Exploded": clips of `long_seconds`, in which the exit head is ignored;
@@ -91,7 +88,6 @@ class Generation:
             *self._recognised(made, held),
             *_hands(made.clips, held),
             *_walks(made.clips, held),
-            *self._lengths(made.features, held),
             *self._frechet(made.features, held),
             *_long(made.long, self.long_seconds),
             *_bodies(made, held),
@@ -134,19 +130,6 @@ class Generation:
                 right = sum(made.recognised[i][name] == held.labels[i][name] for i in chosen)
                 note = f"{len(chosen)} clips of a combination of labels that training never saw"
                 yield Figure(f"Recognised {name}, unseen combinations", 100 * right / len(chosen), "%", note=note)
-
-    def _lengths(self, made: list[np.ndarray], held: Held) -> Iterator[Figure]:
-        lengths = [
-            (len(features) // FRAMES_PER_LATENT, len(example.features) // FRAMES_PER_LATENT)
-            for features, example in zip(made, held.examples, strict=True)
-            if len(example.features) <= self.max_seconds * FPS
-        ]
-        if lengths:
-            found, wanted = np.array(lengths).T
-            error = float(np.abs(found - wanted).mean())
-            constant = float(np.abs(np.median(wanted) - wanted).mean())
-            note = f"{len(lengths)} clips; bias {(found - wanted).mean():+.1f}; control: always the median length"
-            yield Figure("Exit error", error, "latents", control=constant, note=note)
 
     def _frechet(self, made: list[np.ndarray], held: Held) -> Iterator[Figure]:
         if self.recogniser is None:

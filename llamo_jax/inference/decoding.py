@@ -19,6 +19,7 @@ from llamo_jax.models.attention import Places
 from llamo_jax.models.cache import KVCache
 
 _NEXT_MOTION = 2**32 - 1  # beyond the number of any latent
+_LENGTH = 2**32 - 2  # so is this
 
 
 @jax.tree_util.register_dataclass
@@ -36,8 +37,9 @@ class Decoding:
       latent: the last latent, the input of the next slot of motion.
       index: how many latents the motion has; at 0 the next slot is fed [BOM].
       survival: probability that the motion has not ended yet.
-      keys: of the noise: latent i of sample b draws from fold_in(keys[b], i) alone, whatever else is in the batch. Text
-        after a motion changes them: no two motions of a sample have the same noise.
+      keys: of the noise: latent i of sample b draws from fold_in(keys[b], i) alone, whatever else is in the batch, and
+        its length from a number that no latent has. Text after a motion changes them: no two motions of a sample have
+        the same noise.
     """
 
     cache: KVCache
@@ -109,6 +111,22 @@ def show(
     params: dict, config: LlamoConfig, state: Decoding, latents: Float[Array, "B n Z"], lengths: Int[Array, " B"]
 ) -> Decoding:
     """Reads a whole motion: the first `lengths` latents of each sample, and the slot after them."""
+    return _shown(params, config, state, latents, lengths)[0]
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def hazards(
+    params: dict, config: LlamoConfig, state: Decoding, latents: Float[Array, "B n Z"], lengths: Int[Array, " B"]
+) -> Float[Array, "B n+1"]:
+    """Reads a whole motion, as `show`: the exit head's p at each of its slots, of which the first `lengths` + 1
+    count."""
+    _, h = _shown(params, config, state, latents, lengths)
+    return jax.nn.sigmoid(llamo.exit_head(params, h[: len(latents)].astype(jnp.float32)))
+
+
+def _shown(
+    params: dict, config: LlamoConfig, state: Decoding, latents: Float[Array, "B n Z"], lengths: Int[Array, " B"]
+) -> tuple[Decoding, Float[Array, "R n+1 D"]]:
     sides, batch = state.position.shape
     inputs = jnp.pad(latents, ((0, 0), (1, 0), (0, 0)))
     index = jnp.broadcast_to(jnp.arange(inputs.shape[1], dtype=jnp.int32), (sides, batch, inputs.shape[1]))
@@ -116,8 +134,8 @@ def show(
     segments = (index < slots[:, None]).astype(jnp.int32)
     places = _rows(Places(state.position[..., None] + index, segments))
     inputs = _rows(jnp.broadcast_to(inputs, (sides, *inputs.shape)))
-    _, cache = llamo.motion_step(params, config, inputs, _rows(index) == 0, places, state.cache)
-    return dataclasses.replace(state, cache=cache, position=state.position + slots)
+    h, cache = llamo.motion_step(params, config, inputs, _rows(index) == 0, places, state.cache)
+    return dataclasses.replace(state, cache=cache, position=state.position + slots), h
 
 
 def schedule(params: dict, sampling: SamplingConfig) -> flow.Schedule:
@@ -162,7 +180,8 @@ def draw(
         guidance=sampling.guidance,
     )
     survival = state.survival * (1 - jax.nn.sigmoid(llamo.exit_head(params, h[0])))
-    ended = (1 - survival > sampling.exit_threshold) & (state.index > 0)
+    threshold = thresholds_of(state.keys) if sampling.length == "drawn" else sampling.exit_threshold
+    ended = (1 - survival > threshold) & (state.index > 0)
     state = dataclasses.replace(
         state, cache=cache, position=state.position + 1, latent=latent, index=state.index + 1, survival=survival
     )
@@ -183,6 +202,11 @@ def noise_of(config: LlamoConfig, keys: Array, index: Int[Array, " B"]) -> Float
         return jax.random.normal(jax.random.fold_in(key, index), (config.latent_channels,))
 
     return jax.vmap(one)(keys, index)
+
+
+def thresholds_of(keys: Array) -> Float[Array, " B"]:
+    """The chance of having ended at which each sample's motion ends, where lengths are drawn: uniform in (0, 1)."""
+    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, _LENGTH)))(keys)
 
 
 def _rows(tree: Any) -> Any:

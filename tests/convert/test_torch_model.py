@@ -1,5 +1,6 @@
 """The PyTorch model against the JAX model, and its text tower against transformers' own models."""
 
+import copy
 import dataclasses
 import hashlib
 import importlib
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from llamo_jax.batch import Batch
 from llamo_jax.config import SamplingConfig
+from llamo_jax.inference import decoding
 from llamo_jax.inference import generate as jax_generate
 from llamo_jax.inference import text as jax_text
 from llamo_jax.models import flow, llamo
@@ -252,6 +254,35 @@ def test_generate_ends_where_jax_ends(port, model: Llamo, rows):
     assert any(len(motion) < 240 for motion in actual)
     for motion, clip in zip(actual, expected, strict=True):
         close(recovered(motion), clip.joints.astype(np.float64), 1e-3)
+
+
+def test_drawn_lengths_are_jaxs(port, contents, params):
+    """From the same thresholds the same lengths; from its own, others for each sentence, and the same noise."""
+    # Motions of a few latents: those of the random head have one.
+    head = {"weight": 0.1 * np.asarray(params["exit_head"]["weight"]), "bias": np.full(1, -2.5, np.float32)}
+    port = copy.deepcopy(port)
+    port.exit_head.load_state_dict({name: torch.from_numpy(value) for name, value in head.items()})
+    params = params | {"exit_head": jax.tree.map(jnp.asarray, head)}
+    keys = jax.random.split(jax.random.key(4), 6)
+    prompts = [[1, 5, 9, 30], [1, 7], [1, 5], [1, 9], [1, 30], [1, 8, 8]]
+    expected = jax_generate.generate_latents(
+        params, contents.config, prompts, [1], keys, SamplingConfig(steps=4, length="drawn"), max_latents=60
+    )
+    thresholds = decoding.thresholds_of(keys).tolist()
+    sampling = Sampling(steps=4, length="drawn")
+    actual = port.generate_latents(prompts, 60, sampling, noise=as_torch(_noise(keys, 60)), thresholds=thresholds)
+    assert [len(motion) for motion in actual] == [len(motion) for motion in expected]
+    assert len({len(motion) for motion in actual}) > 3
+    drawn = port.generate([TEXTS[0]] * 8, seed=1, steps=2, max_seconds=8.0, length="drawn")
+    median = port.generate([TEXTS[0]] * 8, seed=1, steps=2, max_seconds=8.0)
+    assert len({len(motion) for motion in drawn}) > 4
+    for one, other in zip(drawn, median, strict=True):
+        both = min(len(one), len(other))
+        close(one[:both], other[:both].numpy())
+    (streamed,) = [torch.cat(list(port.stream(TEXTS[0], seed=1, steps=2, max_seconds=8.0, length="drawn")))]
+    close(streamed, drawn[0].numpy())
+    with pytest.raises(ValueError, match='length is "long"; expected median or drawn'):
+        port.generate(TEXTS[0], length="long")
 
 
 def recovered(motion: Any) -> np.ndarray:

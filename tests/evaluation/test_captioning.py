@@ -1,7 +1,13 @@
+from types import SimpleNamespace
+
 import pytest
 
 from llamo_jax.errors import InputError
-from llamo_jax.evaluation.captioning import caption_accuracy
+from llamo_jax.evaluation.captioning import Captioning, caption_accuracy, invented_words
+from llamo_jax.evaluation.language import perplexity
+from llamo_jax.evaluation.suite import Held
+from llamo_jax.motion import MotionClip
+from llamo_jax.pretrained import Llamo
 
 CONTENTS = {"walks": "walk", "runs": "run", "waves": "wave"}
 
@@ -56,3 +62,24 @@ def test_unequal_counts_are_refused():
         caption_accuracy(["a", "b"], [{}], classify)
     with pytest.raises(InputError, match="at least one"):
         caption_accuracy([], [], classify)
+
+
+def test_invented_words_are_those_that_nobody_wrote():
+    captions = ["An reackle. A silly person WALKS!", "a person's reackle, doesn't walk", "gesturees 3 times"]
+    recorded = ["a silly person walks", "An old person doesn't walk 2 times."]
+    assert invented_words(captions, recorded) == ["reackle", "person's", "gesturees"]
+    assert invented_words(recorded, recorded) == []
+
+
+def test_captions_are_judged_as_language(model: Llamo, clip: MotionClip) -> None:
+    """Also where no labels are: the LLM alone says how likely they are, and the recordings which words there are."""
+    said = ["a person walks.", "qx zv qx zv wub"]
+    fake = SimpleNamespace(caption=lambda clips: said, **vars(model))
+    example = SimpleNamespace(features=clip.features(), captions=("a person waves.",), labels={}, name="x")
+    captioning = Captioning(classify, (), known=["someone walks"])
+    figures = {figure.name: figure for figure in captioning.run(fake, Held([example, example]))}
+    assert list(figures) == ["Perplexity of captions", "Invented words"]
+    assert (figures["Invented words"].value, figures["Invented words"].note) == (3, "qx, zv, wub")
+    expected = perplexity(model, said) / perplexity(model, ["a person waves."])
+    assert figures["Perplexity of captions"].value == pytest.approx(expected, rel=1e-5)
+    assert captioning.captions == said and captioning.right(Held([example]), 0) is None

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import llamo_jax
+from data_pipelines.builders import Synthetic
+from data_pipelines.records import Wording
 from experiments import recipes
 from experiments.demo import Demo
 from experiments.recipes import Recipe
@@ -33,14 +35,18 @@ def smallest(recipe: Recipe) -> Recipe:
 @pytest.mark.slow
 def test_the_main_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(recipes.RECIPES, "demo", smallest(recipes.DEMO))
+    unseen = (Wording("somebody strolls along.", {"action": "walk"}, "action"),)
+    monkeypatch.setattr(Synthetic, "unseen", staticmethod(lambda: unseen))
     demo = Demo(out=tmp_path / "demo", clips=60, examples=2, videos=1, json=tmp_path / "figures.json")
     demo.run()
     printed = capsys.readouterr().out
     assert "MISS" in printed and str(tmp_path / "demo" / "report") in printed
     page = (tmp_path / "demo" / "report" / "index.html").read_text()
-    assert "VAE MPJPE" in page and ".mp4" in page
+    assert "VAE MPJPE" in page and ".mp4" in page and "curves/lengths.svg" in page and "strolls along" in page
     values = json.loads((tmp_path / "figures.json").read_text())
     assert values["figures"]["Text logits changed by motion training"] == 0
+    measured = {"Length distance", "Length error", "Perplexity of captions", "Recognised action of unseen wordings"}
+    assert measured <= set(values["figures"])
     assert set(values["seconds"]) >= {"data", "LLM", "three stages", "report"}
     stages = [json.loads(line)["stage"] for line in (tmp_path / "demo" / "metrics.jsonl").read_text().splitlines()]
     assert list(dict.fromkeys(stages)) == ["vae", "stage0", "stage1", "stage2", "stage3"]

@@ -6,9 +6,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from experiments.report import CaptionRow, Pair, read_metrics, write_report
+from experiments.report import AskedRow, CaptionRow, Pair, read_metrics, write_report
 from llamo_jax.errors import InputError
 from llamo_jax.evaluation.figure import Aim, Figure, Judged
+from llamo_jax.evaluation.language import Chat
+from llamo_jax.evaluation.lengths import LabelLengths, Lengths, calibrate
 from llamo_jax.motion import MotionClip
 
 FIGURES = [
@@ -35,6 +37,16 @@ def metrics(tmp_path):
     lines.append({"stage": "two", "step": 12, "time": 6.0, "loss": float("nan"), "rate": 0.5})
     path.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
     return path
+
+
+def measured_lengths() -> Lengths:
+    lengths = Lengths([], "content")
+    chances = np.array([0, 0, 0, 0, 0, 0, 0.4, 0.4, 0.2])
+    recorded = np.array([9, 10, 10, 10, 10, 11, 11, 12, 13, 13, 14, 15])
+    for value, floor in (("walk", 1.25), ("jump & turn", np.nan)):
+        lengths.labels.append(LabelLengths(value, recorded, recorded[:2], chances, 3.5, floor))
+    lengths.calibration = calibrate([np.linspace(0.01, 0.4, n) for n in (9, 12, 15)], np.random.default_rng(0))
+    return lengths
 
 
 class Page(HTMLParser):
@@ -77,7 +89,20 @@ def test_the_report_has_everything_and_nothing_from_outside(tmp_path, metrics):
         "Config": {"vae": {"width": 128}, "rate": 3e-3, "figure": FIGURES[1].figure},
         "Time": {"VAE": "9 min"},
     }
-    index = write_report(tmp_path / "out", "A <run>", facts, FIGURES, {"VAE": metrics}, pairs, captions)
+    asked = [AskedRow("strolls <i>slowly</i>", "content", {"content": "walk"}, {"content": "run", "style": "old"})]
+    chats = [Chat("What is 1 & 1?", "Two.", "Two."), Chat("Why?", "Because.", "a person <walks>")]
+    index = write_report(
+        tmp_path / "out",
+        "A <run>",
+        facts,
+        FIGURES,
+        {"VAE": metrics},
+        pairs,
+        captions,
+        asked=asked,
+        lengths=measured_lengths(),
+        chats=chats,
+    )
     assert index == tmp_path / "out" / "index.html"
     text = index.read_text()
     page = Page(text)
@@ -87,6 +112,8 @@ def test_the_report_has_everything_and_nothing_from_outside(tmp_path, metrics):
         "A <run>",
         "content: walk", "style: sad, asked for old", "python -m x", "128", "0.003", "1.42", "9 min", "16.2",
         "at most 18 mm", "98.6 %",
+        "strolls <i>slowly</i>", "content: run, asked for walk", "What is 1 & 1?", "a person <walks>", "✓ the same",
+        "✗ changed", "12, 2 held out", "11 (10 to 13)", "8 (7 to 8)", "3.50", "jump & turn",
         "Fréchet distance", "2 of 3 aims met", "positions", "control", "✓ right", "✗ wrong",
     ):  # fmt: skip
         assert words in page.text, words

@@ -9,6 +9,7 @@ import pytest
 from llamo_jax.batch import Batch, MotionRows, TextRows
 from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig, SamplingConfig
 from llamo_jax.inference import decoding
+from llamo_jax.inference.generate import generate_latents
 from llamo_jax.models import flow, llamo, mot
 from llamo_jax.models.attention import Places
 from llamo_jax.models.cache import KVCache
@@ -184,6 +185,31 @@ def test_no_two_motions_of_a_sample_have_the_same_noise(config: LlamoConfig, par
     state, _, _ = decoding.draw(tree, config, sampling, times, state)
     state = say(state)
     assert (jax.random.key_data(state.keys) != first).any()
+
+
+def test_drawn_lengths_follow_the_hazard(config: LlamoConfig, params: dict) -> None:
+    """Of 400 motions as many have ended by each slot as the exit head says, and none draws other latents for it."""
+    tree = llamo.decoding_params(params)
+    tree["exit_head"] = jax.tree.map(jnp.zeros_like, tree["exit_head"])
+    tree["exit_head"]["bias"] += jax.scipy.special.logit(0.2)  # of every slot, whatever the motion
+    keys = jax.random.split(jax.random.key(5), 400)
+
+    def draw(length: str, keys: jax.Array) -> list[np.ndarray]:
+        sampling = SamplingConfig(guidance=1.0, steps=1, length=length)
+        prompts, most = [[1, 2]] * len(keys), {"max_latents": 24}
+        return generate_latents(tree, config, prompts, [1], keys, sampling, **most)
+
+    drawn, median = draw("drawn", keys), draw("median", keys[:2])
+    # A motion of n latents has passed n slots after the first, and ends at slot n: 1 - 0.8^(n + 1) has ended by then.
+    assert [len(latents) for latents in median] == [3, 3]  # 1 - 0.8^4 is the first over a half
+    lengths = np.array([len(latents) for latents in drawn])
+    for n in (1, 2, 3, 5, 8):
+        assert (lengths <= n).mean() == pytest.approx(1 - 0.8 ** (n + 1), abs=0.07), n
+    both = min(3, lengths[1])
+    np.testing.assert_allclose(drawn[1][:both], median[1][:both], atol=1e-5)
+    # A sample's length is its own, whatever is beside it.
+    alone = draw("drawn", keys[7:9])
+    assert [len(latents) for latents in alone] == lengths[7:9].tolist()
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

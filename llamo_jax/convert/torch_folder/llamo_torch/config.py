@@ -183,13 +183,15 @@ class Sampling:
 
     A motion ends at the first slot where the probability that it has ended by then exceeds `exit_threshold`; None:
     nowhere. The exit head is read as a hazard, 1 - prod (1 - p): single probabilities stay low where the end is
-    uncertain. A guidance of 1 is off.
+    uncertain. With the `length` "drawn" the threshold is uniform in (0, 1), one for each motion, which draws its length
+    from those that the exit head holds possible. A guidance of 1 is off.
     """
 
     guidance: float = 2.0
     steps: int = 10
     solver: str = "euler"
     exit_threshold: float | None = 0.5
+    length: str = "median"
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
@@ -200,3 +202,5 @@ class Sampling:
             raise ValueError(f"guidance is {self.guidance}; expected 0 or more")
         if self.exit_threshold is not None and not 0 < self.exit_threshold < 1:
             raise ValueError(f"exit_threshold is {self.exit_threshold}; expected between 0 and 1")
+        if self.length not in ("median", "drawn"):
+            raise ValueError(f'length is "{self.length}"; expected median or drawn')

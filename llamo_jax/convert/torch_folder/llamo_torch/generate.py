@@ -56,6 +56,7 @@ class Generation:
         solver: str = "euler",
         seconds: float | None = None,
         max_seconds: float = MAX_SECONDS,
+        length: str = "median",
         noise: Tensor | None = None,
     ) -> Tensor | list[Tensor]:
         """Motion for a sentence, or for each of several.
@@ -69,6 +70,8 @@ class Generation:
           solver: a row of `SOLVERS`.
           seconds: exact length; None lets the exit head end the motion.
           max_seconds: where to end a motion that the exit head does not.
+          length: where the exit head ends a motion: at the "median" of the lengths that it holds possible, or at one
+            that is "drawn" from them.
           noise: [B, n, Z] (or [n, Z] for one sentence) in place of drawn noise.
 
         Returns:
@@ -85,7 +88,7 @@ class Generation:
         self._require_positions(
             max(map(len, prompts)) + max_latents + 1, f"a text of {max(map(len, prompts))} tokens and {duration:g} s"
         )
-        sampling = Sampling(guidance, steps, solver, 0.5 if seconds is None else None)
+        sampling = Sampling(guidance, steps, solver, 0.5 if seconds is None else None, length)
         noise = noise[None] if noise is not None and noise.ndim == 2 else noise
         latents = self.generate_latents(prompts, max_latents, sampling, seed=seed, noise=noise)
         features = [motion[: round(duration * FPS)] for motion in self.decode(latents)]
@@ -101,6 +104,7 @@ class Generation:
         seed: int = 0,
         noise: Tensor | None = None,
         history: Tensor | None = None,
+        thresholds: Sequence[float] | None = None,
     ) -> list[Tensor]:
         """Normalised latents [n, Z], 1 <= n <= max_latents, for each prompt of token ids.
 
@@ -111,6 +115,7 @@ class Generation:
           seed: as for `generate`.
           noise: [B, n, Z], as for `generate`.
           history: [B, n, Z] latents that are fed back in place of those that are drawn, to compare single steps.
+          thresholds: [B], in place of those that are drawn where lengths are.
         """
         expected = (len(prompts), max_latents, self.config.vae.latent_channels)
         if noise is not None and (
@@ -123,8 +128,10 @@ class Generation:
         draws = (
             self._noise(seed, len(prompts)) if noise is None else iter(noise.to(self.device, torch.float32).unbind(1))
         )
+        if thresholds is None:
+            thresholds = self._thresholds(seed, len(prompts), sampling)
         drawn, lengths = [], [0] * len(prompts)
-        for latent, alive in self._draw(prompts, draws, max_latents, sampling, history):
+        for latent, alive in self._draw(prompts, draws, max_latents, sampling, thresholds, history):
             drawn.append(latent)
             lengths = [n + going_on for n, going_on in zip(lengths, alive, strict=True)]
         return [row[:n] for row, n in zip(torch.stack(drawn, 1), lengths, strict=True)]
@@ -139,6 +146,7 @@ class Generation:
         solver: str = "euler",
         max_seconds: float | None = None,
         until_exit: bool = True,
+        length: str = "median",
     ) -> Iterator[Tensor]:
         """`generate`'s features for one sentence, [4, 272] as each latent comes; the last has fewer frames where
         `max_seconds` cuts it.
@@ -153,9 +161,8 @@ class Generation:
             len(prompt) + max(max_latents, 1) + 1, f"a text of {len(prompt)} tokens and {max_latents} latents"
         )
         frames = FRAMES_PER_LATENT * max_latents if max_seconds is None else round(max_seconds * FPS)
-        drawn = self._draw(
-            [prompt], self._noise(seed, 1), max_latents, Sampling(guidance, steps, solver, 0.5 if until_exit else None)
-        )
+        sampling = Sampling(guidance, steps, solver, 0.5 if until_exit else None, length)
+        drawn = self._draw([prompt], self._noise(seed, 1), max_latents, sampling, self._thresholds(seed, 1, sampling))
         return self._decode_stream(drawn, frames)
 
     @torch.no_grad()
@@ -173,6 +180,7 @@ class Generation:
         noise: Iterator[Tensor],
         max_latents: int,
         sampling: Sampling,
+        thresholds: Sequence[float],
         history: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, list[bool]]]:
         """The next latents [B, Z] of all prompts and whose motions still go on, until none does."""
@@ -194,7 +202,8 @@ class Generation:
                 survival = [s * (1 - p) for s, p in zip(survival, ending.tolist(), strict=True)]
                 # A motion has at least one latent: ending before the first would be nothing at all.
                 alive = [
-                    a and (index == 0 or 1 - s <= sampling.exit_threshold) for a, s in zip(alive, survival, strict=True)
+                    a and (index == 0 or 1 - s <= threshold)
+                    for a, s, threshold in zip(alive, survival, thresholds, strict=True)
                 ]
                 if not any(alive):
                     return
@@ -204,14 +213,21 @@ class Generation:
     def _noise(self, seed: int, batch: int) -> Iterator[Tensor]:
         """Endless noise [B, Z]; row i has a generator of its own, on the CPU, so that neighbours and devices change
         nothing."""
-        digests = [hashlib.sha256(f"{seed} {row}".encode()).digest() for row in range(batch)]
-        generators = [torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")) for digest in digests]
+        generators = [_generator(f"{seed} {row}") for row in range(batch)]
         for _ in itertools.count():
             rows = [
                 torch.randn(self.config.vae.latent_channels, generator=generator, dtype=torch.float32)
                 for generator in generators
             ]
             yield torch.stack(rows).to(self.device)
+
+    def _thresholds(self, seed: int, batch: int, sampling: Sampling) -> list[float]:
+        """The chance of having ended at which each motion ends. A drawn one has a generator of its own, so that the
+        noise is the same with it and without."""
+        if sampling.length == "median":
+            return [sampling.exit_threshold] * batch
+        streams = [_generator(f"{seed} {row} length") for row in range(batch)]
+        return [float(torch.rand((), generator=stream, dtype=torch.float64)) for stream in streams]
 
     def _motion_prompt(self, text: str) -> list[int]:
         self._require_trained()
@@ -224,3 +240,8 @@ class Generation:
         if not 1 / LATENTS_PER_SECOND <= seconds < math.inf:
             raise ValueError(f"duration is {seconds} s; expected at least {1 / LATENTS_PER_SECOND:.2f} s, one latent")
         return math.ceil(round(seconds * LATENTS_PER_SECOND, 6))
+
+
+def _generator(name: str) -> torch.Generator:
+    digest = hashlib.sha256(name.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -1,0 +1,368 @@
+"""How long motions are: the lengths that a model gives a sentence, against those of the recordings.
+
+Takes of one label differ in length, so that a length is measured as a distribution: how far those of generated motions
+are from those of recordings, whether the exit head's hazard is what is observed, and whether a motion stops while the
+body still moves.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+from tqdm import tqdm
+
+from llamo_jax.config import SamplingConfig
+from llamo_jax.evaluation.figure import Figure
+from llamo_jax.evaluation.suite import Held
+from llamo_jax.inference.buckets import padded_arrays
+from llamo_jax.inference.decoding import draw, hazards, schedule, start, thresholds_of
+from llamo_jax.motion import physics
+from llamo_jax.motion.representation import FRAMES_PER_LATENT, LATENTS_PER_SECOND, MAX_SECONDS, decode_positions
+from llamo_jax.pretrained import Llamo
+from llamo_jax.prompts import motion_prompt, unconditional_prompt
+
+BINS = 10
+"""Of the reliability plot; the hazards of each add up to as many ends."""
+NO_MORE = 1e-3
+"""A motion that has not ended with this probability is not followed further."""
+END_FRAMES = 4
+"""The end of a motion, over which its joints' speed is taken."""
+
+
+class Recorded(Protocol):
+    """A recording of the training split."""
+
+    features: Float[np.ndarray, "T 272"]
+    labels: Mapping[str, str]
+
+
+class Drawn(NamedTuple):
+    """What a model makes of a sentence.
+
+    Attributes:
+      latents: normalised, as far as the motion was followed.
+      chances: of each length from 1 latent on; their sum is 1.
+      length: drawn from the chances, in latents, as `generate(length="drawn")` draws it.
+    """
+
+    latents: Float[np.ndarray, "n Z"]
+    chances: Float[np.ndarray, " n"]
+    length: int
+
+    @property
+    def median(self) -> int:
+        """The length of `generate(length="median")`."""
+        return 1 + int((self.chances.cumsum() > 0.5).argmax())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelLengths:
+    """Lengths of one label value, in latents.
+
+    Attributes:
+      value: of the label.
+      recorded: of all recordings of it, training and held-out.
+      held: of the held-out ones.
+      chances: of each length from 1 on, of generated motions.
+      distance: Wasserstein-1 between generated and recorded lengths.
+      floor: the same between held-out recordings and those of the training split; NaN where it has none.
+    """
+
+    value: str
+    recorded: np.ndarray
+    held: np.ndarray
+    chances: np.ndarray
+    distance: float
+    floor: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """The hazard against what is observed, on held-out takes.
+
+    Attributes:
+      predicted, observed: mean hazard of each bin of slots, and share of its slots at which the take does end.
+      slots: how many each bin has.
+      error: sum over the bins of |ends predicted - ends observed|, over all ends.
+      chance: what that is on average where the hazards are right, by chance.
+      ranks: for each take, the predicted chance of having ended by its end, spread evenly over its last slot: uniform
+        in (0, 1) where the predicted distribution of lengths is right.
+    """
+
+    predicted: np.ndarray
+    observed: np.ndarray
+    slots: np.ndarray
+    error: float
+    chance: float
+    ranks: np.ndarray
+
+    @property
+    def unevenness(self) -> float:
+        """Largest distance of the ranks' distribution from the uniform one (Kolmogorov-Smirnov)."""
+        return float(stats.kstest(self.ranks, "uniform").statistic)
+
+
+@dataclasses.dataclass
+class Lengths:
+    """Draws a motion for one caption of each held-out clip, follows it until it has almost surely ended, and reads the
+    takes themselves with their captions.
+
+    - "Length distance": Wasserstein-1 of generated from recorded lengths of each label value, in latents, averaged over
+      the held-out clips. Its control is that of held-out recordings from the training split's;
+    - "Length error": mean absolute difference of the median length from the take's, in latents. Its control is what the
+      median of the training split's recordings of that label gives;
+    - "Hazard calibration error" and "Unevenness of length ranks": `Calibration`. Their controls are what chance gives;
+    - "Ends in mid-motion": motions of drawn length whose joints are faster in the last frames than those of 95 % of
+      the training split's recordings of that label. The control is the same of the held-out recordings.
+
+    Attributes:
+      train: recordings of the training split; those that are longer than `max_seconds` do not count.
+      label: what recordings are compared by; None is all together.
+      other: a second label, for a finer guess of the length.
+      seed: of the samples.
+      batch_size: prompts at once.
+      max_seconds: where motions end that the exit head does not.
+      max_latents: of the recordings that the model was trained on.
+      sampling: how to draw.
+      labels, calibration: set by `run`.
+    """
+
+    name: ClassVar[str] = "lengths"
+    train: Sequence[Recorded]
+    label: str | None = None
+    other: str | None = None
+    seed: int = 0
+    batch_size: int = 32
+    max_seconds: float = MAX_SECONDS
+    max_latents: int | None = None
+    sampling: SamplingConfig = SamplingConfig()
+    labels: list[LabelLengths] = dataclasses.field(default_factory=list)
+    calibration: Calibration | None = None
+
+    def run(self, model: Llamo, held: Held) -> Iterator[Figure]:
+        """Draws, and yields the figures."""
+        most = min(round(self.max_seconds * LATENTS_PER_SECOND), self.max_latents or 10**9)
+        chosen = [i for i in range(len(held)) if 0 < _latents(held.features[i]) <= most]
+        train = [record for record in self.train if 0 < _latents(record.features) <= most]
+        if not chosen or not train:
+            return
+        drawn = self._draw(model, [held.prompts[i] for i in chosen])
+        takes = [held.features[i] for i in chosen]
+        groups = [held.labels[i] for i in chosen]
+        for figure in (
+            *self._distances(drawn, takes, groups, train),
+            *self._errors(drawn, takes, groups, train),
+            *self._calibration(model, [held.prompts[i] for i in chosen], takes),
+            *self._ends(model, drawn, takes, groups, train),
+        ):
+            yield dataclasses.replace(figure, group=f"Lengths, {len(chosen)} held-out captions")
+
+    def _draw(self, model: Llamo, prompts: list[str]) -> list[Drawn]:
+        """Batches of one shape, as `Generation` has them: the last is filled up with its first prompt."""
+        drawn: list[Drawn] = []
+        starts = range(0, len(prompts), self.batch_size)
+        for number, first in enumerate(tqdm(starts, desc="lengths", unit="batch", mininterval=1.0)):
+            texts = prompts[first : first + self.batch_size]
+            filler = [texts[0]] * (self.batch_size - len(texts)) if first else []
+            keys = jax.vmap(lambda row, seed=self.seed + number: jax.random.fold_in(jax.random.key(seed), row))(
+                jnp.arange(len(texts) + len(filler))
+            )
+            drawn += drawn_lengths(model, texts + filler, keys, self.sampling, max_seconds=self.max_seconds)[
+                : len(texts)
+            ]
+        return drawn
+
+    def _of(self, labels: Mapping[str, str]) -> str:
+        return "all" if self.label is None else labels.get(self.label, "")
+
+    def _distances(
+        self, drawn: list[Drawn], takes: list[np.ndarray], groups: list[Mapping[str, str]], train: list[Recorded]
+    ) -> Iterator[Figure]:
+        values = np.array([self._of(labels) for labels in groups])
+        trained = np.array([self._of(record.labels) for record in train])
+        recorded, held = (np.array([_latents(each) for each in side]) for side in ([r.features for r in train], takes))
+        longest = max(len(each.chances) for each in drawn)
+        chances = np.array([np.pad(each.chances, (0, longest - len(each.chances))) for each in drawn])
+        self.labels = []
+        for value in sorted(set(values)):
+            own, before = held[values == value], recorded[trained == value]
+            both, mean = np.concatenate([before, own]), chances[values == value].mean(0)
+            distance = stats.wasserstein_distance(np.arange(1, longest + 1), both, mean)
+            floor = stats.wasserstein_distance(own, before) if len(before) else np.nan
+            self.labels.append(LabelLengths(str(value), both, own, mean, float(distance), float(floor)))
+        counts = np.array([len(each.held) for each in self.labels])
+        distance, floor = (
+            physics.weighted_mean([getattr(each, name) for each in self.labels], counts)
+            for name in ("distance", "floor")
+        )
+        what = f"values of {self.label}" if self.label else "value"
+        note = f"Wasserstein, {len(self.labels)} {what}; control: held-out recordings from the training split's"
+        yield Figure("Length distance", distance, "latents", control=floor, note=note)
+
+    def _errors(
+        self, drawn: list[Drawn], takes: list[np.ndarray], groups: list[Mapping[str, str]], train: list[Recorded]
+    ) -> Iterator[Figure]:
+        held = np.array([_latents(take) for take in takes])
+        medians = np.array([each.median for each in drawn])
+
+        def guess(names: tuple[str, ...]) -> float:
+            """The error of guessing the training median of these labels; of fewer where no recording has all."""
+            lengths: dict[tuple, list[int]] = {}
+            for record in train:
+                key = tuple(record.labels.get(name) for name in names)
+                for depth in range(len(key) + 1):
+                    lengths.setdefault(key[:depth], []).append(_latents(record.features))
+            keys = [tuple(labels.get(name) for name in names) for labels in groups]
+            known = [next(key[:n] for n in range(len(key), -1, -1) if key[:n] in lengths) for key in keys]
+            return float(np.abs(held - [np.median(lengths[key]) for key in known]).mean())
+
+        names = tuple(name for name in (self.label, self.other) if name)
+        error, control = float(np.abs(medians - held).mean()), guess(names[:1])
+        note = f"bias {(medians - held).mean():+.1f}; control: the training median"
+        note += f" of the {names[0]}" if names else ""
+        note += f"; of {' and '.join(names)} {guess(names):.2f}" if len(names) > 1 else ""
+        yield Figure("Length error", error, "latents", control=control, note=note)
+
+    def _calibration(self, model: Llamo, prompts: list[str], takes: list[np.ndarray]) -> Iterator[Figure]:
+        found = []
+        for first in range(0, len(prompts), self.batch_size):
+            part = slice(first, first + self.batch_size)
+            found += take_hazards(model, prompts[part], takes[part])
+        self.calibration = calibrate(found, np.random.default_rng(self.seed))
+        c, control = self.calibration, f"control: by chance, of {len(takes)} takes"
+        note = f"ends misplaced among {len(c.slots)} bins of slots; {control}"
+        yield Figure("Hazard calibration error", 100 * c.error, "% of ends", control=100 * c.chance, note=note)
+        # The mean of Kolmogorov's distribution.
+        chance = np.sqrt(np.pi / 2) * np.log(2) / np.sqrt(len(takes))
+        note = f"predicted chance of having ended by the take's end, against a uniform one; {control}"
+        yield Figure("Unevenness of length ranks", 100 * c.unevenness, "%", control=100 * chance, note=note)
+
+    def _ends(
+        self,
+        model: Llamo,
+        drawn: list[Drawn],
+        takes: list[np.ndarray],
+        groups: list[Mapping[str, str]],
+        train: list[Recorded],
+    ) -> Iterator[Figure]:
+        speeds: dict[str, list[float]] = {}
+        for record in train:
+            speeds.setdefault(self._of(record.labels), []).append(end_speed(record.features))
+        limits = {value: np.percentile(found, 95) for value, found in speeds.items()}
+        made = model.codec.decode([each.latents[: each.length] for each in drawn])
+        known = [(end_speed(m), end_speed(t), limits[self._of(g)]) for m, t, g in zip(made, takes, groups, strict=True)
+                 if self._of(g) in limits]  # fmt: skip
+        if known:
+            generated, real, limit = np.array(known).T
+            note = f"faster in the last {END_FRAMES} frames than 95 % of the training split's recordings of the label"
+            share, control = (100 * float((speed > limit).mean()) for speed in (generated, real))
+            yield Figure("Ends in mid-motion", share, "%", control=control, note=note)
+
+
+def drawn_lengths(
+    model: Llamo,
+    texts: Sequence[str],
+    keys: Any,
+    sampling: SamplingConfig,
+    *,
+    max_seconds: float = MAX_SECONDS,
+) -> list[Drawn]:
+    """Motions of sentences, with the chance of each length.
+
+    The latents are those of `model.generate` from the same keys. They do not depend on where the motion ends, so that
+    one run gives the whole distribution of its length.
+
+    Args:
+      model: that draws.
+      texts: one for each of B motions.
+      keys: [B], as in `decoding.Decoding`.
+      sampling: how to draw.
+      max_seconds: where a motion ends that the exit head does not.
+    """
+    prompts = [motion_prompt(model.tokenizer, text) for text in texts]
+    positions = model.config.text.max_positions - max(map(len, prompts)) - 1
+    most = max(1, min(round(max_seconds * LATENTS_PER_SECOND), positions))
+    sides = [prompts, [unconditional_prompt(model.tokenizer)] * len(prompts)] if sampling.guided else [prompts]
+    params, config = model.bundle.params, model.config
+    thresholds = np.asarray(thresholds_of(keys))
+    state = start(params, config, sides, room=most, keys=keys)
+    times = schedule(params, sampling)
+    latents, survival = [], []
+    for _ in range(most):
+        state, latent, _ = draw(params, config, sampling, times, state)
+        latents.append(np.array(latent))
+        survival.append(np.array(state.survival))  # copies: the state is donated
+        if len(survival) > 1 and survival[-1].max() < NO_MORE:
+            break
+    rows, left = np.stack(latents, 1), np.stack(survival, 1)
+    return [
+        Drawn(row, _chances(own), _length(own, threshold))
+        for row, own, threshold in zip(rows, left, thresholds, strict=True)
+    ]
+
+
+def take_hazards(
+    model: Llamo, texts: Sequence[str], takes: Sequence[Float[np.ndarray, "T 272"]]
+) -> list[Float[np.ndarray, " slots"]]:
+    """The exit head's hazard at each slot of real takes, each read after its sentence: n + 1 slots for n latents."""
+    latents, lengths = padded_arrays(model.codec.encode(list(takes)))
+    prompts = [motion_prompt(model.tokenizer, text) for text in texts]
+    state = start(model.bundle.params, model.config, [prompts], room=latents.shape[1] + 1)
+    found = np.asarray(hazards(model.bundle.params, model.config, state, jnp.asarray(latents), jnp.asarray(lengths)))
+    return [row[: length + 1] for row, length in zip(found, lengths, strict=True)]
+
+
+def calibrate(hazards: Sequence[Float[np.ndarray, " slots"]], random: np.random.Generator) -> Calibration:
+    """Compares the hazards at the slots of takes with where the takes end, which is at the last slot of each."""
+    p = np.concatenate([np.asarray(row, np.float64) for row in hazards])
+    ends = np.concatenate([np.arange(len(row)) == len(row) - 1 for row in hazards])
+    order = p.argsort(kind="stable")
+    mass = p[order].cumsum() - p[order] / 2
+    bins = np.minimum((mass / mass[-1] * BINS).astype(int), BINS - 1)
+    predicted, observed, variance = (
+        np.bincount(bins, values[order], BINS) for values in (p, ends.astype(float), p * (1 - p))
+    )
+    slots = np.bincount(bins, minlength=BINS)
+    kept = slots > 0
+    # The mean of |x| of a normal x.
+    chance = np.sqrt(2 / np.pi * variance).sum() / ends.sum()
+    error = np.abs(predicted - observed).sum() / ends.sum()
+    ranks = []
+    for row in hazards:
+        survival = np.concatenate([[1.0], np.cumprod(1 - np.asarray(row, np.float64))])
+        before, after = 1 - survival[-2:]
+        ranks.append(before + random.random() * (after - before))
+    return Calibration(
+        predicted=predicted[kept] / slots[kept],
+        observed=observed[kept] / slots[kept],
+        slots=slots[kept],
+        error=float(error),
+        chance=float(chance),
+        ranks=np.array(ranks),
+    )
+
+
+def end_speed(features: Float[np.ndarray, "T 272"]) -> float:
+    """Mean speed of the joints in the last `END_FRAMES` frames, in m/s."""
+    return physics.mean_speed(decode_positions(features[-END_FRAMES - 1 :]))
+
+
+def _chances(survival: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Of lengths 1 to n, where element i is the probability that the motion goes on beyond i latents, i from 0."""
+    ended = 1 - survival.astype(np.float64)
+    ended = np.append(ended[1:], 1.0)  # a motion has at least one latent, and ends where it is not followed further
+    return np.diff(ended, prepend=0.0)
+
+
+def _length(survival: Float[np.ndarray, " n"], threshold: float) -> int:
+    ended = 1 - survival[1:] > threshold
+    return 1 + int(ended.argmax()) if ended.any() else len(survival)
+
+
+def _latents(features: np.ndarray) -> int:
+    return len(features) // FRAMES_PER_LATENT
