@@ -23,6 +23,7 @@ setup(
     packages=find_packages(
         include=["llamo_jax", "llamo_jax.*", "data_pipelines", "data_pipelines.*", "experiments", "experiments.*"]
     ),
+    package_data={"data_pipelines.builders": ["*.csv"]},
     install_requires=[
         *JAX_PAIRS,
         "optax>=0.2.8",

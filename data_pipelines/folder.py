@@ -27,6 +27,9 @@ SCHEMA_VERSION = 2
 """2: speeds and an index; the data set's settings in place of a sentence on its source."""
 
 
+_OF_EVERY_KIND = ("name", "captions", "requests", "labels", "speed")
+
+
 def require_replaceable(path: str | Path) -> None:
     """Only nothing, an empty folder or a data folder of ours is replaced; called before long work.
 
@@ -70,10 +73,12 @@ class Split(Sequence[Record], Generic[Record]):
     def _read(self, number: int) -> Record:
         try:
             row = self._source[number]
-            values = {name: row[name] for name in row if name not in ("name", "captions", "labels", "speed")}
+            values = {name: value for name, value in row.items() if name not in _OF_EVERY_KIND}
             return self._type(
                 name=row["name"].decode(),
                 captions=tuple(caption.decode() for caption in row["captions"]),
+                # Folders of before have none.
+                requests=tuple(request.decode() for request in row.get("requests", ())),
                 labels=json.loads(row["labels"]),
                 speed=float(row["speed"]),
                 **values,

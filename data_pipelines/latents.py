@@ -114,6 +114,7 @@ class _Encoder:
                     name=motion.name if whole else f"{motion.name}/{window.start}-{window.stop}",
                     latents=mu,
                     captions=motion.captions,
+                    requests=motion.requests,
                     labels=motion.labels,
                     complete=window.complete,
                     speed=motion.speed if whole else mean_speed(decode_positions(frames), FPS),

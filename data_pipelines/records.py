@@ -21,6 +21,7 @@ class MotionRecord:
       captions: sentences that describe it.
       labels: facts on it, as {"content": "walk"}.
       speed: mean speed of its joints in m/s; NaN for not measured.
+      requests: sentences that ask for it ("Could you show me ...?"), besides the captions: nobody describes with them.
     """
 
     KIND: ClassVar[str] = "motion"
@@ -30,6 +31,7 @@ class MotionRecord:
     captions: tuple[str, ...]
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     speed: float = float("nan")
+    requests: tuple[str, ...] = ()
 
     @property
     def array(self) -> np.ndarray:
@@ -48,6 +50,7 @@ class LatentRecord:
       labels: facts on it.
       complete: the motion's true end is inside.
       speed: mean speed of its joints in m/s; NaN for not measured.
+      requests: sentences that ask for it ("Could you show me ...?"), besides the captions: nobody describes with them.
     """
 
     KIND: ClassVar[str] = "latent"
@@ -58,6 +61,7 @@ class LatentRecord:
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     complete: bool = True
     speed: float = float("nan")
+    requests: tuple[str, ...] = ()
 
     @property
     def array(self) -> np.ndarray:
@@ -76,8 +80,10 @@ class Wording:
       text: the sentence.
       labels: what it asks for, label name -> class.
       kind: the label whose words are new, or "both" where all are.
+      unseen: the phrases of the text that say it, which no caption or request of training has a word of.
     """
 
     text: str
     labels: dict[str, str]
     kind: str
+    unseen: tuple[str, ...] = ()

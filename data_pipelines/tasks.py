@@ -4,6 +4,7 @@ The wordings are in `llamo_jax/prompts.py`, the losses in `llamo_jax/training/lo
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -42,6 +43,7 @@ class Texts(Protocol):
     """What a task asks of a record."""
 
     captions: Sequence[str]
+    requests: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,12 @@ def wording(rng: np.random.Generator, count: int) -> int:
 
 def _texts(record: Texts) -> list[str]:
     return [text for text in record.captions if text.strip()]
+
+
+def _all_texts(record: Texts) -> list[str]:
+    # By turns: where only the first of them are drawn, both kinds are.
+    by_turns = itertools.chain.from_iterable(itertools.zip_longest(record.captions, record.requests))
+    return [text for text in by_turns if text and text.strip()]
 
 
 def _generate(drawn: Drawn, tokenizer: Tokenizer, eom_id: int, rng: np.random.Generator) -> Sample:
@@ -118,7 +126,7 @@ def _describe_prefixes(text: str, tokenizer: Tokenizer) -> list[list[int]]:
 TASKS = {
     task.name: task
     for task in (
-        Task("t2m", False, _texts, _generate, _generate_lengths, _generate_prefixes),
+        Task("t2m", False, _all_texts, _generate, _generate_lengths, _generate_prefixes),
         Task("m2t", True, _texts, _describe, _describe_lengths, _describe_prefixes),
     )
 }

@@ -40,7 +40,8 @@ class _Records(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _columns(self) -> dict[str, Any]:
         text = tfds.features.Text
-        return {"name": text(), "captions": tfds.features.Sequence(text()), "labels": text(), "speed": np.float32}
+        texts = tfds.features.Sequence(text())
+        return {"name": text(), "captions": texts, "requests": texts, "labels": text(), "speed": np.float32}
 
     def _info(self) -> tfds.core.DatasetInfo:
         # Records keep the order in which they come: builders visit their takes in a fixed order.
@@ -151,7 +152,11 @@ class _Tally:
             self._labels.append(record.labels)
             self.moments.add(record.array)
             row = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-            yield row | {"captions": list(record.captions), "labels": json.dumps(record.labels, ensure_ascii=False)}
+            yield row | {
+                "captions": list(record.captions),
+                "requests": list(record.requests),
+                "labels": json.dumps(record.labels, ensure_ascii=False),
+            }
 
     @property
     def records(self) -> int:

@@ -7,15 +7,17 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from data_pipelines.builders.bandai_namco_captions import CONTENTS, STYLES, captions, labels_of
+from data_pipelines.builders.bandai_namco_english import english
+from data_pipelines.builders.bandai_namco_unseen import unseen_wordings
 from data_pipelines.builders.dataset import Dataset
 from data_pipelines.builders.takes import CaptionedWindow, Take, split_stratified
 from data_pipelines.filters import Filter, Rejected, Rejections
-from data_pipelines.records import MotionRecord
+from data_pipelines.records import MotionRecord, Wording
 from llamo_jax.errors import InputError
 from llamo_jax.files import find_files, read_json, read_text
 from llamo_jax.motion.read import ReadOptions
@@ -72,18 +74,29 @@ class BandaiNamco(Dataset):
     """Folder that holds the extracted data set, at any depth."""
     min_takes: int = 5
     """Leave out contents and styles with fewer takes: too few to learn, and to hold any out."""
+    captions: Literal["templates", "english"] = "templates"
+    """templates: five captions a take, in few plain words that a very small LLM can learn. english: six captions and
+    four requests ("Could you show me an old man walking?") in ordinary English of many wordings, for a pretrained
+    LLM."""
 
     @staticmethod
     def facts(caption: str) -> Mapping[str, str | None]:
         """The content and the style that a caption names."""
         return dict(zip(("content", "style"), labels_of(caption), strict=True))
 
+    @staticmethod
+    def unseen() -> tuple[Wording, ...]:
+        """Hand-written sentences in words that no training caption has."""
+        return unseen_wordings()
+
     def takes(self, rejections: Rejections) -> list[Take]:
         """The takes with their captions, labels and splits, in the order of their names."""
-        return find_takes(self.source, rejections, self.min_takes)
+        return find_takes(self.source, rejections, self.min_takes, self.captions)
 
 
-def find_takes(source: Path, rejections: Rejections, min_takes: int) -> list[Take]:
+def find_takes(
+    source: Path, rejections: Rejections, min_takes: int, wording: Literal["templates", "english"] = "templates"
+) -> list[Take]:
     """The takes with their captions, labels and splits, in the order of their names."""
     found = find_files(source, (".bvh", "_label.txt"))
     paths = sorted(
@@ -118,8 +131,9 @@ def find_takes(source: Path, rejections: Rejections, min_takes: int) -> list[Tak
     for labels_by_path in kept.values():
         splits = split_stratified(path.stem for path in labels_by_path)
         for path, labels in labels_by_path.items():
-            sentences = captions(labels["content"], labels["style"], path.stem)
-            windows = (CaptionedWindow(path.stem, sentences, labels),)
+            of_take = (labels["content"], labels["style"], path.stem)
+            sentences, requests = english(*of_take) if wording == "english" else (captions(*of_take), ())
+            windows = (CaptionedWindow(path.stem, sentences, labels, requests=requests),)
             takes.append(Take(path, splits[path.stem], windows, _READING))
     if not takes:
         raise InputError(f"{source}: none of {len(paths)} takes can be used ({rejections.counts})")

@@ -77,13 +77,64 @@ TEMPLATES = (
 PLAIN_TEMPLATES = ("a person {does}.", "someone {does}.", "a person is {doing}.", "the person {does}.")
 """Of the normal style besides: what nobody remarks on is normal, and most people's prompts are like this."""
 
-_STYLE_WORDS = {
-    "normal": ("normal", "usual"), "active": ("active",), "elderly": ("old",), "exhausted": ("tired",),
-    "feminine": ("woman",),
-    "masculine": ("man",), "youthful": ("young",), "happy": ("happy",), "sad": ("sad",), "angry": ("angry",),
-    "proud": ("proud",),
-    "shy": ("shy",), "childish": ("child",), "musical": ("musical", "music"), "giant": ("giant",), "tough": ("tough",),
-}  # fmt: skip
+_BOTH = r"(both|two)( of)?( the| his| her| their| your| my)? (hands|arms)"
+
+
+def _hands() -> dict[str, str]:
+    """Pattern of the words that name a hand, by the end of a content's name."""
+    return {"left-hand": r"left (hand|arm)", "right-hand": r"right (hand|arm)", "both-hands": _BOTH}
+
+
+_CONTENT_WORDS: tuple[tuple[str, str], ...] = (
+    ("slash", r"(swords?|blades?|slash\w*)"),
+    ("kick", r"(kick\w*|(hit|hits|hitting|strik\w+)( \w+){0,3} foot)"),
+    ("punch", r"(punch\w*|fists?)"),
+    ("dance", r"danc(e|es|ing)"),
+    ("respond", r"(answer\w*|repl(y|ies|ying)|respond\w*)"),
+    ("guide", r"((show|point)(s|ing)?( \w+){0,2} (the way|where to go)|guid(e|es|ing))"),
+    ("bow", r"(bow|bows|bowing|(bend|lean)(s|ing)? forward)"),
+    ("call", r"(call|calls|calling|beckon\w*|to come (over|closer))"),
+    *((f"wave-{end}", rf"(wav(e|es|ing)|say(s|ing)? (hello|goodbye))( \w+)* {hand}") for end, hand in _hands().items()),
+    *(
+        (f"raise-up-{end}", rf"(rais(e|es|ing)|lift(s|ing)?|put(s|ting)?|hold(s|ing)?|bring(s|ing)?)( \w+)* {hand}")
+        for end, hand in _hands().items()
+    ),
+    ("run", r"(run|runs|running|race|races|racing|rush|rushes|rushing|dash|dashes|dashing)"),
+    *((f"walk-turn-{side}", rf"(turn(s|ing)?( to the)? {side}|{side} turn)") for side in ("left", "right")),
+    *(
+        (
+            f"walk-{side}",
+            rf"((sideways|sidestep(s|ping)?|steps?|stepping)( \w+)* {side}|{side} with sideways steps)",
+        )
+        for side in ("left", "right")
+    ),
+    ("walk-back", r"(back|backs|backing|backwards?)"),
+    ("walk", r"(walk|walks|walking|steps?|stepping|on foot)"),
+)
+"""Content -> pattern of the words that name it. The first that is found is it: "walk" is in what says more, too."""
+
+_STYLE_WORDS: dict[str, str] = {
+    "normal": r"(normal|normally|ordinary|usual|usually)",
+    "active": r"(active|actively|energy|energetic|energetically|lively)",
+    "elderly": r"(old|elderly)",
+    "exhausted": r"(tired|tiredly|exhausted|weary|wearily|worn out|asleep|slept)",
+    "feminine": r"(feminine|female|like a (woman|lady)|as a woman would|as women do)",
+    "masculine": r"(masculine|male|manly|like a man|as a man would|as men do)",
+    "youthful": r"(young|youth|youthful|youthfully)",
+    "happy": r"(happy|happily|cheerful|cheerfully|joy|joyful|joyfully|good mood)",
+    "sad": r"(sad|sadly|sadness|unhappy|unhappily|tears|tearfully|cry|heavy heart)",
+    "angry": r"(angry|angrily|anger|annoyed|mad|tempered|temper)",
+    "proud": r"(proud|proudly|pride|self assured|sure of (him|her|your|them)sel(f|ves)|chest out)",
+    "shy": r"(shy|shyly|timid|timidly|nervous|nervously|confidence|unsure)",
+    "childish": r"(child|children|childish|childishly|kid|kids)",
+    "musical": r"(music|musical|rhythm|rhythmic|rhythmically|song)",
+    "giant": r"(giant|giants|huge|as a house)",
+    "tough": r"(tough|rough|trouble|fight|threatening|threateningly)",
+}
+"""Style -> pattern of the words that name it."""
+
+_WEAK_STYLE_WORDS = {"feminine": r"(woman|lady)", "masculine": r"man"}
+"""Nouns that name a style only where nothing else does: an old man moves like the old."""
 
 
 def all_captions(content: str, style: str) -> list[str]:
@@ -101,23 +152,27 @@ def captions(content: str, style: str, name: str, count: int = 5) -> tuple[str, 
 
 
 def labels_of(caption: str) -> tuple[str | None, str | None]:
-    """The content and the style that a sentence names.
+    """The content and the style that a sentence names, of `all_captions` or of ordinary English.
 
-    Of several contents it is that with the longest words ("walks backwards", not "walks"). Without a word on the style
-    it is normal. None stands for no content, or several styles.
+    Of several contents it is that which says most ("walks backwards", not "walks"). Without a word on the style it is
+    normal. None stands for no content, or several styles.
     """
     text = " ".join(re.findall(r"[a-z]+", caption.lower()))
-    found = [
-        (len(words), content) for content, phrases in CONTENTS.items() for words in phrases if _within(words, text)
-    ]
-    styles = [style for style, words in _STYLE_WORDS.items() if any(_within(word, text) for word in words)]
+    content = next((content for content, words in _CONTENT_PATTERNS if words.search(text)), None)
+    styles = [style for style, words in _STYLE_PATTERNS.items() if words.search(text)]
+    styles = styles or [style for style, words in _WEAK_PATTERNS.items() if words.search(text)]
     style = "normal" if not styles else styles[0] if len(styles) == 1 else None
-    return max(found)[1] if found else None, style
+    return content, style
 
 
 def _templates(style: str) -> tuple[str, ...]:
     return TEMPLATES + PLAIN_TEMPLATES if style == "normal" else TEMPLATES
 
 
-def _within(words: str, text: str) -> bool:
-    return f" {words} " in f" {text} "
+def _pattern(words: str) -> re.Pattern:
+    return re.compile(rf"\b{words}\b")
+
+
+_CONTENT_PATTERNS = [(content, _pattern(words)) for content, words in _CONTENT_WORDS]
+_STYLE_PATTERNS = {style: _pattern(words) for style, words in _STYLE_WORDS.items()}
+_WEAK_PATTERNS = {style: _pattern(words) for style, words in _WEAK_STYLE_WORDS.items()}

@@ -35,6 +35,7 @@ class CaptionedWindow:
       captions: sentences.
       labels: facts on it.
       start, stop: seconds from the start of the file; None is its end.
+      requests: sentences that ask for it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class CaptionedWindow:
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     start: float = 0.0
     stop: float | None = None
+    requests: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +108,8 @@ def record_of(clip: MotionClip, window: CaptionedWindow, filters: Iterable[Filte
         return Rejected(window.name, "not finite")
     if wrong := clip.faults():
         return Rejected(window.name, f"no person's motion: {wrong[0].kind}", wrong[0].what)
-    record = MotionRecord(window.name, features, window.captions, window.labels, mean_speed(clip.joints))
+    speed = mean_speed(clip.joints)
+    record = MotionRecord(window.name, features, window.captions, window.labels, speed, window.requests)
     return next((fault for finds_fault in filters if (fault := finds_fault(record))), record)
 
 

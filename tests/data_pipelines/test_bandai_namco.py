@@ -58,7 +58,7 @@ def test_build(source, tmp_path):
     record, _ = records["dataset-1_dash_old_003"]
     # Labels that the two sets call differently are one.
     assert record.labels == {"content": "run", "style": "elderly", "dataset": "dataset-1"}
-    assert len(record.captions) == 5 == len(set(record.captions))
+    assert len(record.captions) == 5 == len(set(record.captions)) and record.requests == ()
     assert all(labels_of(caption) == ("run", "elderly") for caption in record.captions)
     assert np.linalg.norm(record.features[1:, ROOT_VELOCITY], axis=1).mean() * 30 == pytest.approx(3.5, rel=1e-3)
     turned, _ = records["dataset-2_walk-turn-left_elderly_001"]
@@ -67,6 +67,17 @@ def test_build(source, tmp_path):
     for content in ("walk", "run", "walk-turn-left"):
         splits = [split for record, split in records.values() if record.labels["content"] == content]
         assert splits.count("test") == 1 and splits.count("train") >= 4
+
+
+def test_english(source, tmp_path):
+    shards = build(BandaiNamco(source=source, captions="english"), tmp_path / "out", workers=1)
+    assert shards.manifest["dataset"]["captions"] == "english"
+    records = [record for split in SPLITS for record in shards.split(split)]
+    for record in records:
+        assert len(record.captions) == 6 and len(record.requests) == 4
+        labels = {name: record.labels[name] for name in ("content", "style")}
+        assert all(BandaiNamco.facts(text) == labels for text in record.captions + record.requests)
+    assert len({text for record in records for text in record.captions}) > 5 * len(records)
 
 
 def test_the_same_records_whatever_the_workers(source, tmp_path):

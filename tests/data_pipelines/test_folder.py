@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines.folder import LatentFolder, MotionFolder, Split, require_replaceable
 from data_pipelines.records import LatentRecord, MotionRecord
-from data_pipelines.write import write_folder
+from data_pipelines.write import _Records, _Tally, write_folder
 from llamo_jax.errors import InputError
 
 DATASET = {"name": "test", "seed": 3}
@@ -18,7 +18,8 @@ def motion_records(count, seed=0):
     rng = np.random.default_rng(seed)
     for number in range(count):
         features = rng.normal(size=(20 + number, 272)).astype(np.float32)
-        yield MotionRecord(f"clip{number}", features, (f"caption {number}", "ein Mann läuft"), {"content": "walk"})
+        texts = {"captions": (f"caption {number}", "ein Mann läuft"), "requests": ("Lauf!",) * (number % 2)}
+        yield MotionRecord(f"clip{number}", features, labels={"content": "walk"}, **texts)
 
 
 def renamed(records):
@@ -39,8 +40,23 @@ def test_motion_round_trip(folder):
     assert len(train) == 5 and len(shards.split("validation")) == 0 and len(shards.split("test")) == 2
     for found, expected in zip(train, motion_records(5), strict=True):
         assert (found.name, found.captions, found.labels) == (expected.name, expected.captions, expected.labels)
+        assert found.requests == expected.requests
         np.testing.assert_array_equal(found.features, expected.features)
     assert train[-1].name == "clip4"
+
+
+def test_a_folder_from_before_requests(tmp_path, monkeypatch):
+    """Its records have no such column."""
+    columns, count = _Records._columns, _Tally.count
+    monkeypatch.setattr(_Records, "_columns", lambda self: without_requests(columns(self)))
+    monkeypatch.setattr(_Tally, "count", lambda self, records: map(without_requests, count(self, records)))
+    write_folder(tmp_path / "old", MotionRecord, {"train": motion_records(2)}, dataset=DATASET)
+    first, second = MotionFolder(tmp_path / "old").split("train")
+    assert first.requests == second.requests == () and second.captions == ("caption 1", "ein Mann läuft")
+
+
+def without_requests(columns):
+    return {name: column for name, column in columns.items() if name != "requests"}
 
 
 def test_latent_round_trip(tmp_path):

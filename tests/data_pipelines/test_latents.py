@@ -15,7 +15,7 @@ from llamo_jax.motion.representation import POSITIONS, VELOCITIES, canonical_win
 
 def record(name, frames):
     features = np.random.default_rng(frames).normal(size=(frames, 272)).astype(np.float32)
-    return MotionRecord(name, features, (f"caption of {name}",), {"content": "walk"})
+    return MotionRecord(name, features, (f"caption of {name}",), {"content": "walk"}, requests=(f"Show me {name}!",))
 
 
 @pytest.fixture
@@ -62,6 +62,7 @@ def test_windows_and_latents(motions, tmp_path):
     assert list(train) == ["short", "exact", "long/0-128", "long/128-256", "long/256-300", "rest/0-128"]
     assert [r.complete for r in train.values()] == [True, True, False, False, True, False]
     assert [len(r.latents) for r in train.values()] == [5, 32, 32, 32, 11, 32]
+    assert train["long/128-256"].requests == ("Show me long!",)
     assert train["long/128-256"].captions == ("caption of long",) and train["long/128-256"].labels == {
         "content": "walk"
     }

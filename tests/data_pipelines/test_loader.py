@@ -73,6 +73,27 @@ def test_samples_are_those_of_inference(latent_records, statistics, tokenizer):
         assert learnt in [prompts.caption_target(tokenizer, caption) for caption in record.captions]
 
 
+def test_requests_are_answered_and_not_written(latent_records, statistics, tokenizer):
+    """Text-to-motion draws from captions and requests alike, motion-to-text from captions alone."""
+    requests = ("Run!", "Could you walk?", "Show me a dance.")
+    asked = [dataclasses.replace(record, requests=requests) for record in latent_records]
+    iterator = iter(make(asked, statistics, tokenizer))
+    every = len(prompts.TEXT_TO_MOTION)
+    of_requests = [prompts.motion_prompt(tokenizer, text, n) for text in requests for n in range(every)]
+    drawn, seen = 0, set()
+    for _ in range(30):
+        batch = arrays(next(iterator))
+        for sample in samples(batch["t2m"]):
+            drawn += 1
+            if (prompt := sample["text/tokens"].tolist()) in of_requests:
+                seen.add(of_requests.index(prompt) // every)
+        for sample in samples(batch["m2t"]):
+            record = asked[int(sample["motion/latents"][0, 0]) - 1]
+            learnt = sample["text/targets"][sample["text/loss_mask"] > 0].tolist()
+            assert learnt in [prompts.caption_target(tokenizer, caption) for caption in record.captions]
+    assert drawn > 50 and seen == {0, 1, 2}
+
+
 def test_an_epoch_has_every_record_once(latent_records, statistics, tokenizer):
     iterator = iter(make(latent_records, statistics, tokenizer, {"t2m": 1}))
     seen = []
