@@ -7,12 +7,13 @@ trie). They are kept in float16, which rounds them to 11 bits.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from data_pipelines.tasks import Task
@@ -20,13 +21,14 @@ from llamo_jax.errors import InputError
 from llamo_jax.files import atomic_path, read_json, require_replaceable
 from llamo_jax.tokenizer import Tokenizer
 
-Encode = Callable[[Int[np.ndarray, "B T"]], tuple[Float[np.ndarray, "B L K T H"], Float[np.ndarray, "B L K T H"]]]
-"""Tokens, padded on the right -> rotated keys and values of every layer (`llamo.prefix_keys`)."""
+Encode = Callable[..., tuple[Float[np.ndarray, "B L K T H"], Float[np.ndarray, "B L K T H"]]]
+"""(tokens [B, T], padded on the right; keys and values [L, K, S, H] of what comes before all of them, or None) ->
+rotated keys and values of every layer (`llamo.prefix_keys`)."""
 
 TYPE = np.dtype(np.float16)
 _KEYS, _PROMPTS = "keys.npy", "prompts.json"
 _ROWS = 16  # prompts that are encoded at once
-_BUCKET = 8  # their length is a multiple of this, so that few shapes compile
+_BUCKET = 4  # their length is a multiple of this, so that few shapes compile
 
 
 class Captioned(Protocol):
@@ -55,11 +57,15 @@ class Trie:
     def add(self, ids: Sequence[int]) -> None:
         """Takes in a prompt and all that it begins with."""
         if (key := tuple(ids)) not in self.prompts:
-            node, rows = -1, []
-            for token in key:
-                node = self._nodes.setdefault((node, token), len(self._nodes))
-                rows.append(node)
-            self.prompts[key] = np.array(rows, np.int64)
+            self.prompts[key] = self.rows(key)
+
+    def rows(self, ids: Sequence[int]) -> Int[np.ndarray, " n"]:
+        """The numbers of the beginnings of a prompt, the shortest first; new ones are added."""
+        node, rows = -1, []
+        for token in ids:
+            node = self._nodes.setdefault((node, token), len(self._nodes))
+            rows.append(node)
+        return np.array(rows, np.int64)
 
 
 def plan(
@@ -199,17 +205,47 @@ def _holds(path: Path, facts: dict[str, Any]) -> bool:
 
 
 def _encode(trie: Trie, encode: Encode, kept: Float[np.ndarray, "N 2 L K H"]) -> None:
-    written = np.zeros(len(trie), bool)
+    common, written = _common(trie), np.zeros(len(trie), bool)
+    alone = [ids for ids in trie.prompts if ids[: len(common)] != common or ids == common]
+    _encode_after((), [common, *alone], trie, encode, kept, written)
+    _encode_after(common, [ids for ids in trie.prompts if ids not in {*alone}], trie, encode, kept, written)
+
+
+def _common(trie: Trie) -> tuple[int, ...]:
+    """The beginning that saves most: many prompts have it, and it is long (a chat template's turns)."""
+    best, saved = (), 0
+    for length in range(1, max(map(len, trie.prompts)) + 1):
+        ((beginning, count),) = Counter(ids[:length] for ids in trie.prompts if len(ids) >= length).most_common(1)
+        if length * count > saved:
+            best, saved = beginning, length * count
+    return best
+
+
+def _encode_after(
+    before: tuple[int, ...],
+    prompts: Sequence[tuple[int, ...]],
+    trie: Trie,
+    encode: Encode,
+    kept: Float[np.ndarray, "N 2 L K H"],
+    written: Bool[np.ndarray, " N"],
+) -> None:
+    """Fills in what prompts have after a beginning, whose own keys and values are there."""
+    given = None
+    if before:
+        rows = next(trie.prompts[ids] for ids in prompts)[: len(before)]
+        given = tuple(np.moveaxis(kept[rows, part].astype(np.float32), 0, 2) for part in (0, 1))
+    skip = len(before)
     # Longest first: what others begin with is there before it is looked at.
-    prompts = sorted(trie.prompts.items(), key=lambda item: -len(item[0]))
-    for start in tqdm(range(0, len(prompts), _ROWS), desc="prompts", unit="batch", delay=1):
-        chunk = [(ids, rows) for ids, rows in prompts[start : start + _ROWS] if not written[rows].all()]
+    prompts = sorted(prompts, key=len, reverse=True)
+    for start in tqdm(range(0, len(prompts), _ROWS), desc="prompts", unit="batch", delay=1, mininterval=10):
+        rows_of = {ids: trie.rows(ids)[skip:] for ids in prompts[start : start + _ROWS]}
+        chunk = [(ids[skip:], rows) for ids, rows in rows_of.items() if not written[rows].all()]
         if not chunk:
             continue
         tokens = np.zeros((_ROWS, -(-len(chunk[0][0]) // _BUCKET) * _BUCKET), np.int32)
         for row, (ids, _) in zip(tokens, chunk, strict=False):
             row[: len(ids)] = ids
-        parts = [np.moveaxis(np.asarray(part, np.float32), 3, 1) for part in encode(tokens)]  # [B, T, L, K, H]
+        parts = [np.moveaxis(np.asarray(part, np.float32), 3, 1) for part in encode(tokens, given)]  # [B, T, L, K, H]
         for number, (ids, rows) in enumerate(chunk):
             new = ~written[rows]
             for part, values in enumerate(parts):

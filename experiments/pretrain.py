@@ -5,6 +5,7 @@ python -m experiments.pretrain paper-3b --llm ... --mesh 1,64,1 --stage2.run.ste
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -233,16 +234,12 @@ def _prompt_cache(
     if jax.process_count() > 1 or mesh.shape["tensor"] > 1 or remote.is_remote(out):
         raise InputError("prompt_cache is for one process on this machine, without a tensor axis; set it to 0")
 
-    def encode(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        keys, values = llamo.prefix_keys(text, llm, tokens)
-        return np.asarray(keys), np.asarray(values)
-
     cache = prompt_cache(
         out / "prompts",
         records,
         [TASKS[name] for name in {task: None for stage in recipe.stages for task in stage.rows}],
         tokenizer,
-        encode=encode,
+        encode=functools.partial(llamo.prefix_keys, text, llm),
         shape=(llm.num_layers, llm.num_kv_heads, llm.head_dim),
         tower=fingerprint(flatten(text)),
         gigabytes=recipe.prompt_cache,

@@ -187,9 +187,7 @@ def hidden(
     paths = [f"{side}/layers" for side in sides]
     states = mot.forward(towers, config.text, prefix=prefix, sees=sees, parallel=parallel, paths=paths)
     norms = [parallel.gather(params[side]["norm"], f"{side}/norm", dtype) for side in sides]
-    normed = {
-        side: rms_norm(norm, x, config.text.norm_eps) for side, norm, x in zip(sides, norms, states, strict=True)
-    }
+    normed = {side: rms_norm(norm, x, config.text.norm_eps) for side, norm, x in zip(sides, norms, states, strict=True)}
     return normed.get("text"), normed.get("motion")
 
 
@@ -200,12 +198,28 @@ def _prefix_of(rows: PrefixRows) -> mot.Prefix:
 
 @functools.partial(jax.jit, static_argnames="config")
 def prefix_keys(
-    text: Params, config: LLMConfig, tokens: Int[Array, "B T"]
+    text: Params,
+    config: LLMConfig,
+    tokens: Int[Array, "B T"],
+    before: tuple[Float[Array, "L K S H"], Float[Array, "L K S H"]] | None = None,
 ) -> tuple[Float[Array, "B L K T H"], Float[Array, "B L K T H"]]:
-    """Rotated keys and values of texts that start their samples, padded on the right: what `PrefixRows` keeps."""
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    """Rotated keys and values of texts that start their samples, padded on the right: what `PrefixRows` keeps.
+
+    Args:
+      text: the text tower.
+      config: its config.
+      tokens: of the texts; with `before`, of what comes after it.
+      before: keys and values of what all of them begin with.
+    """
+    prefix, start = None, 0
+    if before is not None:
+        keys, values = (jnp.broadcast_to(each[:, None], (len(each), len(tokens), *each.shape[1:])) for each in before)
+        start = keys.shape[3]
+        places = Places(*jnp.broadcast_to(jnp.arange(start), (2, len(tokens), start)))
+        prefix = mot.Prefix(keys, values, places._replace(segments=jnp.ones_like(places.segments)))
+    positions = jnp.broadcast_to(jnp.arange(start, start + tokens.shape[1], dtype=jnp.int32), tokens.shape)
     stream = mot.Stream(embed_text(text, tokens), Places(positions, jnp.ones_like(positions)))
-    keys, values = mot.keys_and_values(text["layers"], config, stream)
+    keys, values = mot.keys_and_values(text["layers"], config, stream, prefix)
     return jnp.moveaxis(keys, 0, 1), jnp.moveaxis(values, 0, 1)
 
 

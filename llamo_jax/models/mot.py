@@ -138,18 +138,20 @@ def forward(
 
 
 def keys_and_values(
-    layers: dict[str, Any], config: LLMConfig, stream: Stream
+    layers: dict[str, Any], config: LLMConfig, stream: Stream, prefix: Prefix | None = None
 ) -> tuple[Float[Array, "L B K T H"], Float[Array, "L B K T H"]]:
-    """The rotated keys and the values that each layer of one tower gives a stream on its own."""
-    seen = plan([stream.places], window=config.sliding_window)
+    """The rotated keys and the values that each layer of one tower gives a stream of its own, after a prefix."""
+    before = None if prefix is None else prefix.places
+    seen = plan([stream.places], prefix=before, window=config.sliding_window)
     rotation = rotary(stream.places.positions, config, stream.x.dtype)
 
-    def layer(x: Array, tree: dict) -> tuple[Array, tuple[Array, Array]]:
+    def layer(x: Array, of_layer: tuple[dict, Any]) -> tuple[Array, tuple[Array, Array]]:
+        tree, kept = of_layer
         projected = project(tree, x, rotation, config)
-        (mixed,) = attend(seen, [projected])
+        (mixed,) = attend(seen, [projected], kept)
         return finish(tree, x, mixed, config), projected[1:]
 
-    return jax.lax.scan(layer, stream.x, layers)[1]
+    return jax.lax.scan(layer, stream.x, (layers, None if prefix is None else prefix[:2]))[1]
 
 
 def forward_cached(

@@ -1,5 +1,6 @@
 """Kept keys and values of prompts: the same batches and the same losses as with the text tower in every step."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def text() -> dict:
 
 @pytest.fixture(scope="module")
 def encode(text):
-    return lambda tokens: llamo.prefix_keys(text, CONFIG.text, tokens)
+    return functools.partial(llamo.prefix_keys, text, CONFIG.text)
 
 
 def make(path, records, tokenizer, encode, *, tower=TOWER, gigabytes=1.0) -> PromptCache:
@@ -136,9 +137,9 @@ def test_a_cache_is_read_again_only_for_the_same_tower_and_prompts(
 ) -> None:
     calls = []
 
-    def counted(tokens):
+    def counted(tokens, before):
         calls.append(tokens.shape)
-        return encode(tokens)
+        return encode(tokens, before)
 
     first = make(tmp_path / "prompts", latent_records, tokenizer, counted)
     count = len(calls)
@@ -155,8 +156,8 @@ def test_a_cache_is_read_again_only_for_the_same_tower_and_prompts(
 
 
 def test_keys_that_float16_cannot_hold_are_refused(tmp_path: Path, latent_records, tokenizer, encode) -> None:
-    def large(tokens):
-        keys, values = encode(tokens)
+    def large(tokens, before):
+        keys, values = encode(tokens, before)
         return keys * 1e7, values
 
     with pytest.raises(InputError, match="too large for float16; set prompt_cache to 0"):
