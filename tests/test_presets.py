@@ -128,3 +128,11 @@ def test_the_motion_side_fits(name: str) -> None:
     if llm.width >= 512:
         tower = count(abstract(llamo.LLM, llm)) - llm.vocab_size * llm.width * (1 if llm.tie_embeddings else 2)
         assert tower < motion < tower + 25e6
+
+
+@pytest.mark.parametrize(("width", "ffn_width"), [(192, 512), (256, 704), (576, 1536), (8, 64)])
+def test_a_motion_tower_has_any_width(width: int, ffn_width: int) -> None:
+    config = llamo_config(LLMS["smollm2-135m"], motion_width=width, flow_width=128)
+    assert (config.motion.width, config.motion.ffn_width, config.flow_head.width) == (width, ffn_width, 128)
+    layers = abstract(llamo.MotionSide, config)["motion"]["layers"]
+    assert layers["attn"]["q"]["weight"].shape == (30, 576, width)  # the LLM's depth and heads

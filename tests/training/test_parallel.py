@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llamo_jax import sharding
-from llamo_jax.batch import Batch, MotionRows, TextRows
+from llamo_jax.batch import Batch, MotionRows, PrefixRows, TextRows
 from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig
 from llamo_jax.errors import InputError
 from llamo_jax.models import llamo
@@ -38,7 +38,8 @@ def config(family: str) -> LlamoConfig:
 
 
 @functools.cache
-def batches() -> dict[str, Batch]:
+def batches(prefix: int = 0) -> dict[str, Batch]:
+    """A batch of each task, with kept keys and values of so many tokens before each row."""
     rng = np.random.default_rng(0)
 
     def task() -> Batch:
@@ -60,7 +61,12 @@ def batches() -> dict[str, Batch]:
             (rng.random((ROWS, MOTION)) < 0.1).astype(np.float32),
             ones,
         )
-        return Batch(text, motion)
+        return Batch(text, motion, kept() if prefix else None)
+
+    def kept() -> PrefixRows:
+        keys, values = (rng.normal(size=(ROWS, LAYERS, 8, prefix, 8)).astype(np.float16) for _ in range(2))
+        places = np.zeros((ROWS, prefix), np.int32)
+        return PrefixRows(keys, values, places, places + 1)
 
     return {"t2m": task(), "m2t": task()}
 
@@ -81,8 +87,8 @@ Result = tuple[dict[str, float], dict[str, np.ndarray], list[Collective]]
 
 
 @functools.cache
-def result(family: str, shape: tuple[int, int, int], parts: int = 1) -> Result:
-    """What a mesh gives, with the rows of each device in so many parts."""
+def result(family: str, shape: tuple[int, int, int], parts: int = 1, prefix: int = 0) -> Result:
+    """What a mesh gives, with the rows of each device in so many parts, and a prefix of so many tokens."""
     trained, frozen = params(family)
     if shape == (1, 1, 1):
         parallel, mesh, placed = ALONE, None, None
@@ -96,7 +102,7 @@ def result(family: str, shape: tuple[int, int, int], parts: int = 1) -> Result:
     def gradients(trained: dict, frozen: dict, batch: dict[str, Batch]) -> tuple:
         return gradients_of(trained, frozen, batch, jax.random.key(1))
 
-    rows = batches()
+    rows = batches(prefix)
     out = None
     if mesh is not None:
         trained, frozen = ({path: jax.device_put(leaf, placed[path]) for path, leaf in tree.items()}
@@ -128,6 +134,17 @@ def test_loss_and_gradients_do_not_depend_on_the_mesh(family: str, shape: tuple[
     off = sum(np.square(gradients[path] - leaf, dtype=float).sum() for path, leaf in expected_gradients.items())
     assert (off / sum(np.square(leaf, dtype=float).sum() for leaf in expected_gradients.values())) ** 0.5 < 1e-6
     # Of single arrays the one whose parts cancel most, [EOM], is off by 2.6e-6, all others by 1e-6 at most.
+    for path, leaf in expected_gradients.items():
+        off = np.abs(gradients[path] - leaf).max() / np.abs(leaf).max()
+        assert off < 5e-6, (path, off)
+
+
+@pytest.mark.parametrize(("shape", "parts"), [((2, 4, 1), 1), ((1, 4, 1), 2)])
+def test_kept_keys_of_prompts_are_split_as_their_rows(shape: tuple[int, int, int], parts: int) -> None:
+    figures, gradients, _ = result("llama", shape, parts, 4)
+    expected, expected_gradients, _ = result("llama", (1, 1, 1), 1, 4)
+    assert figures == pytest.approx(expected, rel=1e-6)
+    assert expected["t2m_flow"] != pytest.approx(result("llama", (1, 1, 1))[0]["t2m_flow"], rel=1e-4)
     for path, leaf in expected_gradients.items():
         off = np.abs(gradients[path] - leaf).max() / np.abs(leaf).max()
         assert off < 5e-6, (path, off)
