@@ -29,6 +29,9 @@ class LoaderConfig(Config):
 
     text_len: int = 80
     """Text tokens in a row."""
+    prefix_len: int | None = None
+    """Tokens before motions in a row, where their keys are kept; text_len is then of what comes after motions. None is
+    text_len."""
     motion_len: int = 64
     """Motion slots in a row; a motion of n latents takes n + 1."""
     condition_dropout: float = 0.1
@@ -52,6 +55,10 @@ class LoaderConfig(Config):
 
     def __post_init__(self) -> None:
         require(self.text_len >= 2, f"LoaderConfig.text_len is {self.text_len}; expected at least 2")
+        require(
+            self.prefix_len is None or self.prefix_len >= 2,
+            f"LoaderConfig.prefix_len is {self.prefix_len}; expected at least 2",
+        )
         require(self.motion_len >= 2, f"LoaderConfig.motion_len is {self.motion_len}; expected at least 2")
         require(
             0 <= self.condition_dropout <= 1,
@@ -108,6 +115,7 @@ class LatentLoader(ShardedBatches):
             )
         self._statistics, self._tokenizer = statistics, tokenizer
         self._eom_id, self._config, self._cache = eom_id, config, cache
+        self._prefix_len = config.prefix_len or config.text_len
         self.rows, self.shards, self.prefetch = dict(rows), config.shards, config.prefetch
         self._rows = rows_of_shard(self.rows, config.shards)
         self.numbers = np.flatnonzero(_moving(index, config.min_speed))
@@ -133,7 +141,7 @@ class LatentLoader(ShardedBatches):
                 rows=rows,
                 text_len=config.text_len if TASKS[name].text_follows or not cached else None,
                 motion_len=config.motion_len,
-                prefix_len=config.text_len if cached else None,
+                prefix_len=self._prefix_len if cached else None,
                 seed=mixed_seed(config.seed, number, shard),
                 shards=config.shards,
                 batch=self._batch,
@@ -166,7 +174,9 @@ class LatentLoader(ShardedBatches):
             if self._cache is not None and not task.text_follows:
                 texts = texts[: self._cache.texts]
             lengths = [max(task.text_lengths(text, self._tokenizer, self._eom_id)) for text in texts]
-            fitting = [text for text, n in zip(texts, lengths, strict=True) if n <= config.text_len]
+            # Where text comes before a motion alone, its keys may be kept.
+            room_for_text = config.text_len if task.text_follows or self._cache is None else self._prefix_len
+            fitting = [text for text, n in zip(texts, lengths, strict=True) if n <= room_for_text]
             self.skipped.captions += len(texts) - len(fitting)
             if not fitting:
                 self.skipped.records += 1

@@ -234,18 +234,19 @@ RECORDINGS_SMOLLM2 = dataclasses.replace(
         run=dataclasses.replace(RECORDINGS.vae.run, time_limit=1200.0),
         decoder=_decoder(steps=5000, seconds=420.0),
     ),
-    loader=LoaderConfig(text_len=112, motion_len=96, balance_by="content"),
+    loader=LoaderConfig(text_len=64, prefix_len=96, motion_len=96, balance_by="content"),
     **_three_stages(
         t2m_rows=4,
         m2t_rows=1,
         optim=OptimConfig(learning_rate=2e-3),
         steps=(100, 9000, 200),
-        seconds=(90.0, 5400.0, 90.0),
+        seconds=(60.0, 5400.0, 60.0),
     ),
+    loss=LlamoLossConfig(timesteps_per_latent=2),
     preset="smollm2-135m",
     motion_width=192,
     flow_width=256,
-    prompt_cache=4.0,
+    prompt_cache=2.4,
 )
 
 # The paper's figures: k = 4 looks at times that are uniform, history noise of 0.01, stages of 100k, 200k and 50k steps,
