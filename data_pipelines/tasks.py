@@ -6,7 +6,7 @@ The wordings are in `llamo_jax/prompts.py`, the losses in `llamo_jax/training/lo
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -20,19 +20,26 @@ PLAIN_SHARE = 0.5
 """How often the first wording of a task is used, which is inference's; in the rest of the draws each is as likely."""
 
 
+class Said(NamedTuple):
+    """A sentence that goes with a motion. A request is said as it is: no instruction is put around it."""
+
+    text: str
+    request: bool = False
+
+
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A motion and one of its texts, as they were drawn.
+    """A motion and one of its sentences, as they were drawn.
 
     Attributes:
-      text: a sentence.
+      said: the sentence.
       latents: normalised.
       complete: the motion's true end follows the last latent.
       condition_dropout: share of samples without their text, where a task has such.
-      one_wording: each text is always said in the same wording, as `Task.prefixes` has it.
+      one_wording: each sentence is always said in the same wording, as `Task.prefixes` has it.
     """
 
-    text: str
+    said: Said
     latents: Float[np.ndarray, "n Z"]
     complete: bool
     condition_dropout: float
@@ -48,23 +55,24 @@ class Texts(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is made of a motion and a text.
+    """What is made of a motion and a sentence.
 
     Attributes:
       name: as in recipes and losses.
       text_follows: text comes after the motion.
-      texts: record -> the texts that are drawn for this task.
+      texts: record -> the sentences that are drawn for this task.
       sample: (what was drawn, tokenizer, [EOM], random numbers) -> the sample.
-      text_lengths: (text, tokenizer, [EOM]) -> tokens of the text stream, for each wording.
-      prefixes: (text, tokenizer) -> all token ids that may come before the motion, where each text has one wording.
+      text_lengths: (sentence, tokenizer, [EOM]) -> tokens of the text stream, for each wording.
+      prefixes: (sentence, tokenizer) -> all token ids that may come before the motion, where each sentence has one
+        wording.
     """
 
     name: str
     text_follows: bool
-    texts: Callable[[Texts], list[str]]
+    texts: Callable[[Texts], list[Said]]
     sample: Callable[[Drawn, Tokenizer, int, np.random.Generator], Sample]
-    text_lengths: Callable[[str, Tokenizer, int], list[int]]
-    prefixes: Callable[[str, Tokenizer], list[list[int]]]
+    text_lengths: Callable[[Said, Tokenizer, int], list[int]]
+    prefixes: Callable[[Said, Tokenizer], list[list[int]]]
 
 
 def wording(rng: np.random.Generator, count: int) -> int:
@@ -72,14 +80,19 @@ def wording(rng: np.random.Generator, count: int) -> int:
     return 0 if rng.random() < PLAIN_SHARE else int(rng.integers(count))
 
 
-def _texts(record: Texts) -> list[str]:
-    return [text for text in record.captions if text.strip()]
+def _captions(record: Texts) -> list[Said]:
+    return [Said(text) for text in record.captions]
 
 
-def _all_texts(record: Texts) -> list[str]:
+def _captions_and_requests(record: Texts) -> list[Said]:
     # By turns: where only the first of them are drawn, both kinds are.
-    by_turns = itertools.chain.from_iterable(itertools.zip_longest(record.captions, record.requests))
-    return [text for text in by_turns if text and text.strip()]
+    requests = [Said(text, request=True) for text in record.requests]
+    pairs = itertools.zip_longest(_captions(record), requests)
+    return [said for pair in pairs for said in pair if said is not None]
+
+
+def _wordings(said: Said) -> int:
+    return 1 if said.request else len(prompts.TEXT_TO_MOTION)
 
 
 def _generate(drawn: Drawn, tokenizer: Tokenizer, eom_id: int, rng: np.random.Generator) -> Sample:
@@ -87,46 +100,60 @@ def _generate(drawn: Drawn, tokenizer: Tokenizer, eom_id: int, rng: np.random.Ge
     if rng.random() < drawn.condition_dropout:
         prompt = prompts.unconditional_prompt(tokenizer)
     elif drawn.one_wording:
-        prompt = _own_prompt(drawn.text, tokenizer)
+        prompt = _own_prompt(drawn.said, tokenizer)
     else:
-        prompt = prompts.motion_prompt(tokenizer, drawn.text, wording(rng, len(prompts.TEXT_TO_MOTION)))
+        prompt = prompts.motion_prompt(tokenizer, drawn.said.text, wording(rng, _wordings(drawn.said)))
     return text_to_motion(prompt, drawn.latents, complete=drawn.complete)
 
 
-def _own_prompt(text: str, tokenizer: Tokenizer) -> list[int]:
-    own = np.random.default_rng(stable_hash(text))
-    return prompts.motion_prompt(tokenizer, text, wording(own, len(prompts.TEXT_TO_MOTION)))
+def _own_prompt(said: Said, tokenizer: Tokenizer) -> list[int]:
+    own = np.random.default_rng(stable_hash(said.text))
+    return prompts.motion_prompt(tokenizer, said.text, wording(own, _wordings(said)))
 
 
-def _generate_lengths(text: str, tokenizer: Tokenizer, eom_id: int) -> list[int]:
+def _generate_lengths(said: Said, tokenizer: Tokenizer, eom_id: int) -> list[int]:
     del eom_id
-    return [len(prompts.motion_prompt(tokenizer, text, number)) for number in range(len(prompts.TEXT_TO_MOTION))]
+    return [len(prompts.motion_prompt(tokenizer, said.text, number)) for number in range(_wordings(said))]
 
 
-def _generate_prefixes(text: str, tokenizer: Tokenizer) -> list[list[int]]:
-    return [prompts.unconditional_prompt(tokenizer), _own_prompt(text, tokenizer)]
+def _generate_prefixes(said: Said, tokenizer: Tokenizer) -> list[list[int]]:
+    return [prompts.unconditional_prompt(tokenizer), _own_prompt(said, tokenizer)]
 
 
 def _describe(drawn: Drawn, tokenizer: Tokenizer, eom_id: int, rng: np.random.Generator) -> Sample:
     before, after = prompts.caption_prompt(tokenizer, eom_id, wording(rng, len(prompts.MOTION_TO_TEXT)))
-    return motion_to_text(before, drawn.latents, after, prompts.caption_target(tokenizer, drawn.text))
+    return motion_to_text(before, drawn.latents, after, prompts.caption_target(tokenizer, drawn.said.text))
 
 
-def _describe_lengths(text: str, tokenizer: Tokenizer, eom_id: int) -> list[int]:
-    target = len(prompts.caption_target(tokenizer, text))
+def _describe_lengths(said: Said, tokenizer: Tokenizer, eom_id: int) -> list[int]:
+    target = len(prompts.caption_target(tokenizer, said.text))
     around = [prompts.caption_prompt(tokenizer, eom_id, number) for number in range(len(prompts.MOTION_TO_TEXT))]
     return [len(before) + len(after) + target for before, after in around]
 
 
-def _describe_prefixes(text: str, tokenizer: Tokenizer) -> list[list[int]]:
-    del text  # it comes after the motion
+def _describe_prefixes(said: Said, tokenizer: Tokenizer) -> list[list[int]]:
+    del said  # it comes after the motion
     return [prompts.caption_prompt(tokenizer, 0, number)[0] for number in range(len(prompts.MOTION_TO_TEXT))]
 
 
 TASKS = {
     task.name: task
     for task in (
-        Task("t2m", False, _all_texts, _generate, _generate_lengths, _generate_prefixes),
-        Task("m2t", True, _texts, _describe, _describe_lengths, _describe_prefixes),
+        Task(
+            "t2m",
+            text_follows=False,
+            texts=_captions_and_requests,
+            sample=_generate,
+            text_lengths=_generate_lengths,
+            prefixes=_generate_prefixes,
+        ),
+        Task(
+            "m2t",
+            text_follows=True,
+            texts=_captions,
+            sample=_describe,
+            text_lengths=_describe_lengths,
+            prefixes=_describe_prefixes,
+        ),
     )
 }

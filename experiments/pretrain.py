@@ -6,6 +6,7 @@ python -m experiments.pretrain paper-3b --llm ... --mesh 1,64,1 --stage2.run.ste
 
 import dataclasses
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 from data_pipelines.folder import LatentFolder
 from data_pipelines.loader import LatentLoader, TextLoader
 from data_pipelines.order import mixed_seed
-from data_pipelines.prompt_cache import PromptCache, prompt_cache
+from data_pipelines.prompt_cache import PromptCache, prompt_cache, readable
 from data_pipelines.records import LatentRecord
 from data_pipelines.tasks import TASKS
 from experiments.recipes import RECIPES, Recipe, StageRecipe, identity
@@ -27,9 +28,10 @@ from experiments.running import Running, Traces, main, say, writable
 from llamo_jax import hosts, remote, sharding
 from llamo_jax.config import LlamoConfig, LLMConfig
 from llamo_jax.errors import InputError
-from llamo_jax.files import atomic_path
+from llamo_jax.files import atomic_path, read_json
 from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.models import llamo
+from llamo_jax.models.attention import backend_for
 from llamo_jax.models.declaration import abstract, count, init, shardings
 from llamo_jax.models.parallel import Parallel
 from llamo_jax.presets import LLMS, llamo_config
@@ -38,7 +40,7 @@ from llamo_jax.remote import AnyPath
 from llamo_jax.storage.bundle import Bundle, read_codec, require_replaceable, write_bundle
 from llamo_jax.storage.hub import Source
 from llamo_jax.storage.huggingface import load_llm, load_tokenizer, resolve_llm, save_llm
-from llamo_jax.tokenizer import Tokenizer, train_tokenizer
+from llamo_jax.tokenizer import Tokenizer, Turns, train_tokenizer
 from llamo_jax.training.bits import fingerprint
 from llamo_jax.training.devices import peak_flops
 from llamo_jax.training.feed import Feed
@@ -108,7 +110,7 @@ def pretrain(
     require_replaceable(out / "bundle")
     tokenizer, statistics = load_tokenizer(llm.folder), latents.statistics
     if recipe.chat and tokenizer.chats:
-        tokenizer.turns = chat_turns(tokenizer)
+        tokenizer.turns = _turns(out, tokenizer)
     if not codec.latents.equals(statistics):
         found = "the latents are not of this VAE (their statistics differ)"
         raise InputError(f"{latents.path}: {found}; encode the data with it again")
@@ -127,11 +129,10 @@ def pretrain(
         "llm": llm_config.to_json() | {"weights": fingerprint(frozen)},
         "recipe": identity(recipe),
         "seed": seed,
-        "data": latents.manifest["records"] | {"latents": fingerprint(measured)},
+        "data": latents.manifest["records"] | {"latents": fingerprint(measured), "captions": _captions_of(latents)},
     }
     # Stages see other batches and other noise, even those that train the same parameters.
     seeds = [mixed_seed(seed, number) for number in range(len(recipe.stages))]
-    cache = _prompt_cache(recipe, out, records, tokenizer, llm_config, text, meshes[0])
     # All loaders before the work: what a late stage cannot use is told at once.
     loaders = [
         LatentLoader(
@@ -142,19 +143,21 @@ def pretrain(
             llm_config.eom_id,
             stage.rows,
             dataclasses.replace(recipe.loader, seed=stage_seed, min_speed=stage.min_speed),
-            cache,
         )
         for stage, stage_seed in zip(recipe.stages, seeds, strict=True)
     ]
     for stage, mesh, loader in zip(recipe.stages, meshes, loaders, strict=True):
         _require_parts(stage, mesh)
         hosts.shards_of(sharding.batch_sharding(mesh), loader.shards, *stage.rows.values())
+    if recipe.prompt_cache:
+        cache = _prompt_cache(recipe, out, records, loaders, tokenizer, llm_config, text, meshes)
+        for loader in loaders:
+            loader.cache = cache
     for stage, stage_seed, loader, mesh in zip(recipe.stages, seeds, loaders, meshes, strict=True):
         name, rows = stage.run.name, ", ".join(f"{count} {task}" for task, count in stage.rows.items())
-        tokens = recipe.loader.text_len * sum(stage.rows.values())
-        slots = recipe.loader.motion_len * sum(stage.rows.values())
+        each = f"{recipe.loader.text_len} text tokens and {recipe.loader.motion_len} motion slots each"
         say(f"{name}: {len(loader.numbers)} of {len(records)} records, {loader.cut} longer than a row; rows of a step: "
-            f"{rows}, {tokens:,} text tokens and {slots:,} motion slots")  # fmt: skip
+            f"{rows}, of {each}")  # fmt: skip
         stage = dataclasses.replace(stage, run=dataclasses.replace(stage.run, seed=stage_seed))
         params = _run_stage(stage, mesh, config, recipe, params, frozen, loader, traces, settings)
         if loader.skipped:
@@ -204,7 +207,7 @@ def _say_what_fits(recipe: Recipe, llm: LLMConfig, config: LlamoConfig) -> None:
     for stage in recipe.stages:
         flops = _flops(stage, config, recipe)
         say(f"{stage.run.name}: {sum(flops.values()) / 1e9:,.1f} GFLOP a step: "
-            + ", ".join(f"{name} {count / 1e9:,.1f}" for name, count in flops.items() if count))  # fmt: skip
+            + ", ".join(f"{name} {each / 1e9:,.1f}" for name, each in flops.items() if each))  # fmt: skip
 
 
 def _flops(stage: StageRecipe, config: LlamoConfig, recipe: Recipe) -> dict[str, float]:
@@ -215,34 +218,59 @@ def _flops(stage: StageRecipe, config: LlamoConfig, recipe: Recipe) -> dict[str,
     return step_flops(config, stage.rows, **lengths, timesteps=looks, trains=stage.run.trainable, kept_prompts=kept)
 
 
+def _turns(out: AnyPath, tokenizer: Tokenizer) -> Turns:
+    """What the chat template puts around what a person says, kept in the run's folder: some templates say the day."""
+    file = out / "turns.json"
+    if file.exists():
+        found = read_json(file)
+    else:
+        # Every process takes the first's, who may live in another day.
+        found = hosts.gather_json(chat_turns(tokenizer))[0]
+        if hosts.is_first():
+            with remote.published(file) as temporary:
+                temporary.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    return {task: (tuple(before), tuple(after)) for task, (before, after) in found.items()}
+
+
+def _captions_of(latents: LatentFolder) -> dict[str, Any]:
+    """What of a data set's identity its latents do not show, without folders of this machine."""
+    return {name: value for name, value in latents.manifest["dataset"].items() if name != "source"}
+
+
 def _prompt_cache(
     recipe: Recipe,
     out: AnyPath,
     records: Sequence[LatentRecord],
+    loaders: Sequence[LatentLoader],
     tokenizer: Tokenizer,
     llm: LLMConfig,
     text: dict[str, Any],
-    mesh: Mesh,
-) -> PromptCache | None:
-    """The kept keys and values of prompts, where the recipe wants them.
+    meshes: Sequence[Mesh],
+) -> PromptCache:
+    """The kept keys and values of prompts.
 
     Raises:
-      InputError: several processes or a tensor axis want them, or there is no room.
+      InputError: several processes, a tensor axis or splash attention want them, or there is no room.
     """
-    if not recipe.prompt_cache:
-        return None
-    if jax.process_count() > 1 or mesh.shape["tensor"] > 1 or remote.is_remote(out):
-        raise InputError("prompt_cache is for one process on this machine, without a tensor axis; set it to 0")
+    tensor = max(mesh.shape["tensor"] for mesh in meshes)
+    platform, dtype = meshes[0].devices.flat[0].platform, text["embed"].dtype
+    splash = backend_for(recipe.attention, platform, dtype, llm.head_dim) == "splash"
+    if jax.process_count() > 1 or tensor > 1 or splash or remote.is_remote(out):
+        raise InputError(
+            "prompt_cache is for one process on this machine, without a tensor axis and without splash attention; set "
+            "it to 0"
+        )
 
     cache = prompt_cache(
         out / "prompts",
-        records,
-        [TASKS[name] for name in {task: None for stage in recipe.stages for task in stage.rows}],
+        readable(records, np.unique(np.concatenate([loader.numbers for loader in loaders])).tolist()),
+        [task for name, task in TASKS.items() if any(name in loader.rows for loader in loaders)],
         tokenizer,
         encode=functools.partial(llamo.prefix_keys, text, llm),
-        shape=(llm.num_layers, llm.num_kv_heads, llm.head_dim),
+        llm=llm,
         tower=fingerprint(flatten(text)),
         gigabytes=recipe.prompt_cache,
+        prefix_len=recipe.loader.room_for_prefixes,
     )
     say(f"prompts: {cache.texts} texts of each record are drawn; {len(cache):,} tokens, {cache.bytes / 1e9:.2f} GB")
     return cache

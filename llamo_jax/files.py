@@ -125,7 +125,7 @@ def _path(path: str | os.PathLike) -> Path:
 
 def cache_folder(name: str) -> Path:
     """Where this machine keeps what can be made or fetched again: `llamo_jax/NAME` in XDG_CACHE_HOME, else in ~/.cache.
-    It can be emptied whenever nothing runs."""
+    Nothing is lost with it but time, and bundles that link to a file in it."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamo_jax" / name
 
 

@@ -43,7 +43,7 @@ SYSTEM = {"t2m": "Answer with a motion.", "m2t": "Describe the motion."}
 def chat_turns(tokenizer: Tokenizer) -> Turns:
     """What an LLM's chat template puts around what a person says.
 
-    Where a template has no system turn, its words stand in front of the user's.
+    Where a template has no system turn, or leaves it out, its words stand in front of the user's.
 
     Raises:
       InputError: the template does not show what a person says as it is.
@@ -57,10 +57,13 @@ def _around(tokenizer: Tokenizer, system: str) -> tuple[tuple[int, ...], tuple[i
     try:
         text = tokenizer.chat([{"role": "system", "content": system}, user])
     except InputError:
+        text = ""
+    if system not in text:
         text = tokenizer.chat([{"role": "user", "content": f"{system} {said}"}])
     before, found, after = text.partition(said)
     if not found or system not in before:
-        raise InputError(f"the chat template makes {text!r:.120} of a turn; expected one that shows both its texts")
+        expected = "expected one that shows what is said in it; set chat to false to ask without"
+        raise InputError(f"the chat template makes {text!r:.120} of a turn; {expected}")
     return tuple(_pieces(tokenizer, before)), tuple(_pieces(tokenizer, after))
 
 

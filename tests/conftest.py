@@ -28,6 +28,7 @@ from llamo_jax.storage.bundle import Bundle, write_bundle
 from llamo_jax.storage.hub import Source
 from llamo_jax.storage.huggingface import load_llm, load_tokenizer, save_llm
 from llamo_jax.tokenizer import train_tokenizer
+from tests.chat_llms import CHATML, with_template
 
 LLM = LLMConfig(
     vocab_size=300, width=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4, ffn_width=24, tie_embeddings=True
@@ -64,6 +65,12 @@ def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = init(llamo.LLM, LLM, jax.random.key(0))
     save_llm(folder, LLM, jax.tree.map(np.asarray, text), bos_id=1, eos_id=2)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chat_folder(llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a chat template."""
+    return with_template(llm_folder, tmp_path_factory.mktemp("chat") / "llm", CHATML)
 
 
 @pytest.fixture(scope="session")

@@ -15,27 +15,10 @@ from llamo_jax.errors import InputError
 from llamo_jax.storage.bundle import read_bundle, write_bundle
 from llamo_jax.storage.hub import Source
 from llamo_jax.tokenizer import Tokenizer
+from tests.chat_llms import CHATML, with_template
 
-CHATML = (
-    "{% for message in messages %}<s>{{ message['role'] + '\n' + message['content'] }}</s>\n{% endfor %}"
-    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
-)
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + CHATML
 DEAF = "{% for message in messages %}<s>{{ message['role'] }}</s>{% endfor %}"
-
-
-def with_template(folder: Path, copy: Path, template: str) -> Path:
-    """A copy of an LLM's folder with a chat template."""
-    shutil.copytree(folder, copy)
-    file = copy / "tokenizer_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": template}))
-    (copy / "chat_template.jinja").unlink(missing_ok=True)
-    return copy
-
-
-@pytest.fixture(scope="module")
-def chat_folder(llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_template(llm_folder, tmp_path_factory.mktemp("chat") / "llm", CHATML)
 
 
 def test_prompts_are_what_the_template_makes_of_them(chat_folder: Path) -> None:
@@ -65,8 +48,15 @@ def test_a_template_without_a_system_turn_is_told_in_the_users(llm_folder: Path,
     assert tokenizer.decode(list(before)).split() == f"user {prompts.SYSTEM['t2m']}".split()
 
 
+def test_a_template_that_leaves_the_system_turn_out_is_told_in_the_users(llm_folder: Path, tmp_path: Path) -> None:
+    silent = CHATML.replace("{% for message in messages %}", "{% for message in messages[-1:] %}")
+    tokenizer = Tokenizer(with_template(llm_folder, tmp_path / "llm", silent))
+    before, _ = prompts.chat_turns(tokenizer)["t2m"]
+    assert prompts.SYSTEM["t2m"] in tokenizer.decode(list(before))
+
+
 @pytest.mark.parametrize(
-    ("template", "message"), [(DEAF, "expected one that shows both its texts"), ("{{ nothing. }}", "the chat template")]
+    ("template", "message"), [(DEAF, "set chat to false to ask without"), ("{{ nothing. }}", "the chat template")]
 )
 def test_templates_that_cannot_be_used_are_named(llm_folder: Path, tmp_path: Path, template: str, message: str) -> None:
     tokenizer = Tokenizer(with_template(llm_folder, tmp_path / "llm", template))
@@ -101,10 +91,13 @@ def test_a_bundle_keeps_how_it_is_asked(bundle: Path, chat_folder: Path, tmp_pat
     ported = LLaMoForMotion.from_pretrained(tmp_path / "torch")
     assert ported._motion_prompt("walk") == prompts.motion_prompt(model.tokenizer, "walk")
     features = [torch.from_numpy(np.array(clip.features()))]
-    assert ported.caption(features, max_tokens=8) == [model.caption(clip, max_tokens=8)]
+    said = model.caption(clip, max_tokens=8)
+    assert ported.caption(features, max_tokens=8) == [said]
+    assert said != llamo_jax.load(bundle).caption(clip, max_tokens=8)  # what stands around is read
 
 
-@pytest.mark.parametrize("turns", [None, {"t2m": [[1], []]}, {"t2m": [[1], []], "m2t": [[1], [10**6]]}, [1]])
+@pytest.mark.parametrize("turns", [None, {"t2m": [[1], []]}, {"t2m": [[1], []], "m2t": [[1], [10**6]]}, [1],
+     {"t2m": [[], []], "m2t": [[1], []]}])  # fmt: skip
 def test_damaged_turns_are_refused(bundle: Path, tmp_path: Path, turns: object) -> None:
     copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     config = json.loads((copy / "config.json").read_text())

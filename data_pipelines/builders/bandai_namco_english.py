@@ -3,7 +3,7 @@ ask for one.
 
 A sentence is a frame ("Could you show me {who} {doing}?") with a phrase of the content ("walk along") and one of the
 style ("an old man", "wearily", "as if he hadn't slept for days") in it. What these phrases do not say is kept for
-`bandai_namco_unseen.json`: a word that is added here must not be one of those.
+`bandai_namco_unseen.csv`: a word that is added here must not be one of those.
 """
 
 import dataclasses

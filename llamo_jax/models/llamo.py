@@ -26,7 +26,7 @@ from llamo_jax.models.parallel import ALONE, Parallel
 
 Params = dict[str, Any]
 
-START = {"q": 0.5, "k": 0.5, "v": 0.1}
+START_SCALE = {"q": 0.5, "k": 0.5, "v": 0.1}
 """Sizes of what a random motion tower projects to, of those of the text tower, layer by layer. At 1 of SmolLM2's, a
 caption's first loss is 12.6, more than that of guessing; at these 5.9."""
 
@@ -77,8 +77,8 @@ def init_motion(
     """The motion side at the start of training: `motion`, `flow_head` and `exit_head`.
 
     Where the shapes of the towers agree, the motion tower starts as a copy of the text tower, else at random, with
-    queries, keys and values of sizes that the text tower is used to (`START`): what a random tower says in an attention
-    that both share would else be noise in every layer of the LLM.
+    queries, keys and values of sizes that the text tower is used to (`START_SCALE`): what a random tower says in an
+    attention that both share would else be noise in every layer of the LLM.
 
     Args:
       config: the model's.
@@ -108,7 +108,7 @@ def _in_scale(motion: Params, text: Params) -> Params:
     layers = motion["layers"]
     scaled = {
         name: {**layers["attn"][name], "weight": layers["attn"][name]["weight"] * ratio[:, None, None]}
-        for name, factor in START.items()
+        for name, factor in START_SCALE.items()
         for ratio in (factor * size(text["layers"], name) / size(layers, name),)
     }
     wanted, found = (jnp.sqrt(jnp.square(each.astype(jnp.float32)).mean()) for each in (text["embed"], motion["eom"]))

@@ -151,7 +151,8 @@ def keys_and_values(
         (mixed,) = attend(seen, [projected], kept)
         return finish(tree, x, mixed, config), projected[1:]
 
-    return jax.lax.scan(layer, stream.x, (layers, None if prefix is None else prefix[:2]))[1]
+    given = None if prefix is None else tuple(each.astype(stream.x.dtype) for each in prefix[:2])
+    return jax.lax.scan(layer, stream.x, (layers, given))[1]
 
 
 def forward_cached(

@@ -369,12 +369,12 @@ def _turns_of(path: Path, values: dict[str, Any], config: LlamoConfig) -> Turns:
     turns = values.get("turns")
     if isinstance(turns, dict) and turns.keys() == {"t2m", "m2t"}:
         known = all(
-            isinstance(each, list) and len(each) == 2 and all(_are_tokens(ids, config) for ids in each)
+            isinstance(each, list) and len(each) == 2 and each[0] and all(_are_tokens(ids, config) for ids in each)
             for each in turns.values()
         )
         if known:
             return {task: (tuple(before), tuple(after)) for task, (before, after) in turns.items()}
-    expected = 'expected {"t2m": [before, after], "m2t": [before, after]}, lists of token ids'
+    expected = 'expected {"t2m": [before, after], "m2t": [before, after]}, lists of token ids, the first not empty'
     raise InputError(f'{path / "config.json"}: "turns" is {turns!r:.60}; {expected}')
 
 

@@ -131,7 +131,8 @@ class LlamoLoss:
 def _segments(batch: dict[str, Batch]) -> dict[str, list[Array]]:
     """Stream -> segments of its rows, of all tasks."""
     streams = {
-        "text": [part.segments for rows in batch.values() for part in (rows.text, rows.prefix) if part is not None],
+        "text": [rows.text.segments for rows in batch.values() if rows.text.segments.shape[1]],
+        "prefix": [rows.prefix.segments for rows in batch.values() if rows.prefix is not None],
         "motion": [rows.motion.segments for rows in batch.values() if rows.motion is not None],
     }
     return {name: segments for name, segments in streams.items() if segments}

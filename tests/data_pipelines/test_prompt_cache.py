@@ -1,8 +1,10 @@
 """Kept keys and values of prompts: the same batches and the same losses as with the text tower in every step."""
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ from data_pipelines.index import Index
 from data_pipelines.loader import LatentLoader, LoaderConfig
 from data_pipelines.prompt_cache import PromptCache, plan, prompt_cache
 from data_pipelines.tasks import TASKS
+from llamo_jax import prompts
 from llamo_jax.batch import Batch
 from llamo_jax.config import FlowHeadConfig, LlamoConfig, LLMConfig, MotionTowerConfig
 from llamo_jax.errors import InputError
@@ -42,17 +45,24 @@ def encode(text):
     return functools.partial(llamo.prefix_keys, text, CONFIG.text)
 
 
-def make(path, records, tokenizer, encode, *, tower=TOWER, gigabytes=1.0) -> PromptCache:
-    text = CONFIG.text
-    shape = (text.num_layers, text.num_kv_heads, text.head_dim)
+def make(path, records, tokenizer, encode, *, llm=CONFIG.text, tower=TOWER, gigabytes=1.0) -> PromptCache:
     return prompt_cache(
-        path, records, TASK_LIST, tokenizer, encode=encode, shape=shape, tower=tower, gigabytes=gigabytes
+        path,
+        records,
+        TASK_LIST,
+        tokenizer,
+        encode=encode,
+        llm=llm,
+        tower=tower,
+        gigabytes=gigabytes,
+        prefix_len=90,
     )
 
 
 def batches(records, statistics, tokenizer, cache) -> dict[str, Batch]:
     config = LoaderConfig(text_len=90, motion_len=24, prefetch=0, condition_dropout=0.2)
-    loader = LatentLoader(records, Index.of(records), statistics, tokenizer, CONFIG.text.eom_id, ROWS, config, cache)
+    loader = LatentLoader(records, Index.of(records), statistics, tokenizer, CONFIG.text.eom_id, ROWS, config)
+    loader.cache = cache
     return next(iter(loader))
 
 
@@ -108,8 +118,12 @@ def _with_tokens(rows: Batch, cache: PromptCache) -> Batch:
 def test_prompts_are_those_of_inference(tmp_path: Path, latent_records, statistics, tokenizer, encode) -> None:
     cache = make(tmp_path / "prompts", latent_records, tokenizer, encode)
     rows = _with_tokens(batches(latent_records, statistics, tokenizer, cache)["t2m"], cache)
-    allowed = [
-        ids for record in latent_records for text in record.captions for ids in TASKS["t2m"].prefixes(text, tokenizer)
+    allowed = [prompts.unconditional_prompt(tokenizer)]
+    allowed += [
+        prompts.motion_prompt(tokenizer, text, number)
+        for record in latent_records
+        for text in record.captions
+        for number in range(len(prompts.TEXT_TO_MOTION))
     ]
     seen = 0
     for row in range(3):
@@ -123,13 +137,20 @@ def test_prompts_are_those_of_inference(tmp_path: Path, latent_records, statisti
 
 
 def test_beginnings_are_kept_once_and_room_is_kept_to(latent_records, tokenizer) -> None:
-    everything, texts, most = plan(latent_records, TASK_LIST, tokenizer, tokens=10**6)
+    room = {"prefix_len": 90}
+    everything, texts, most = plan(latent_records, TASK_LIST, tokenizer, tokens=10**6, **room)
     assert texts == most == 2
     assert len(everything) < sum(map(len, everything.prompts)) / 2
-    first, texts, _ = plan(latent_records, TASK_LIST, tokenizer, tokens=len(everything) - 1)
+    first, texts, _ = plan(latent_records, TASK_LIST, tokenizer, tokens=len(everything) - 1, **room)
     assert texts == 1 and len(first) < len(everything)
     with pytest.raises(InputError, match="raise prompt_cache, or set it to 0"):
-        plan(latent_records, TASK_LIST, tokenizer, tokens=10)
+        plan(latent_records, TASK_LIST, tokenizer, tokens=10, **room)
+    limit = max(map(len, everything.prompts)) - 1
+    short, texts, _ = plan(latent_records, TASK_LIST, tokenizer, tokens=10**6, prefix_len=limit)
+    assert texts == 2 and len(short) < len(everything) and max(map(len, short.prompts)) <= limit
+    wordless = [dataclasses.replace(record, captions=(" ",)) for record in latent_records]
+    with pytest.raises(InputError, match="no record has a text"):
+        plan(wordless, TASK_LIST, tokenizer, tokens=10**6, **room)
 
 
 def test_a_cache_is_read_again_only_for_the_same_tower_and_prompts(
@@ -148,7 +169,10 @@ def test_a_cache_is_read_again_only_for_the_same_tower_and_prompts(
     make(tmp_path / "prompts", latent_records, tokenizer, counted, tower=8)
     assert len(calls) == 2 * count
     make(tmp_path / "prompts", latent_records[:20], tokenizer, counted, tower=8)
-    assert len(calls) > 2 * count
+    assert (count := len(calls)) > 0
+    turned = dataclasses.replace(CONFIG.text, rope_theta=5e5)
+    make(tmp_path / "prompts", latent_records[:20], tokenizer, counted, llm=turned, tower=8)
+    assert len(calls) > count
     file = tmp_path / "prompts" / "prompts.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"prompts": [[1, 2]]}))
     with pytest.raises(InputError, match="not a cache of prompts"):
@@ -163,3 +187,33 @@ def test_keys_that_float16_cannot_hold_are_refused(tmp_path: Path, latent_record
     with pytest.raises(InputError, match="too large for float16; set prompt_cache to 0"):
         make(tmp_path / "prompts", latent_records, tokenizer, large)
     assert not (tmp_path / "prompts").exists()
+
+
+@pytest.mark.parametrize(("texts", "dtype"), [(("walk",), "float32"), (("walk", "walk on", "run"), "bfloat16")])
+def test_any_prompts_and_any_type_of_tower(
+    tmp_path: Path, latent_records, tokenizer, text, texts: tuple[str, ...], dtype: str
+) -> None:
+    """One prompt has a beginning that it shares with nothing; a tower in 16 bits computes in 16 bits."""
+    records = [dataclasses.replace(latent_records[0], captions=texts)]
+    tower = jax.tree.map(lambda leaf: leaf.astype(dtype), text)
+    encode = functools.partial(llamo.prefix_keys, tower, CONFIG.text)
+    cache = make(tmp_path / "prompts", records, tokenizer, encode)
+    for ids, rows in cache._trie.prompts.items():
+        keys, values = cache.keys_and_values(rows[None])
+        expected = encode(np.array([ids]))
+        for found, wanted in zip((keys, values), expected, strict=True):
+            np.testing.assert_allclose(found, np.asarray(wanted, np.float32), atol=2e-2 if dtype != "float32" else 2e-3)
+
+
+def test_requests_are_said_as_they_are(tmp_path: Path, latent_records, statistics, tokenizer, encode) -> None:
+    record = dataclasses.replace(latent_records[0], captions=("someone runs.",), requests=("Could you run?",))
+    cache = make(tmp_path / "prompts", [record], tokenizer, encode)
+    assert tuple(prompts.motion_prompt(tokenizer, "Could you run?")) in cache._trie.prompts
+    asked = [ids for ids in cache._trie.prompts if "Could you" in tokenizer.decode(list(ids))]
+    assert len(asked) == 1
+
+
+def test_a_full_disk_is_told_before_the_work(tmp_path: Path, latent_records, tokenizer, encode, monkeypatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match="lower prompt_cache, or make room"):
+        make(tmp_path / "prompts", latent_records, tokenizer, encode)

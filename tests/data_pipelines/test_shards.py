@@ -16,7 +16,7 @@ from data_pipelines.order import SampleOrder, mixed_seed
 from data_pipelines.packing import packed_batches
 from data_pipelines.records import MotionRecord
 from data_pipelines.streams import sample_stream
-from data_pipelines.tasks import TASKS, Drawn
+from data_pipelines.tasks import TASKS, Drawn, Said
 from data_pipelines.windows import WindowBatches
 from llamo_jax.errors import InputError, MotionWarning
 
@@ -126,7 +126,7 @@ def test_one_shard_is_the_batches_without_shards(latent_records, statistics, tok
         def sample(draw, rng, name=name, order=order):
             record = latent_records[order[draw]]
             caption = record.captions[rng.integers(2)]
-            drawn = Drawn(caption, statistics.normalise(record.latents), complete=True, condition_dropout=0.2)
+            drawn = Drawn(Said(caption), statistics.normalise(record.latents), complete=True, condition_dropout=0.2)
             return TASKS[name].sample(drawn, tokenizer, EOM, rng)
 
         packed = packed_batches(

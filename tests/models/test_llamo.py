@@ -271,3 +271,23 @@ def test_straight_flow_is_exact_in_one_step(config: LlamoConfig, params: dict) -
         times = flow.schedule(head, solver="euler", steps=steps)
         sampled = sample_flow(head, jnp.zeros((1, 2, config.motion.width)), noise, times, solver="euler")
         np.testing.assert_allclose(sampled, noise + u, atol=1e-5)
+
+
+def test_a_random_motion_tower_starts_in_the_scale_of_the_text_tower(config):
+    """Layer by layer, whatever the text tower's sizes: a motion does not drown the text after it."""
+    text = init(llamo.LLM, config.text, jax.random.key(0))
+    sizes = jnp.array([0.1, 1.0, 8.0])[:, None, None]
+    for name in "qkv":
+        text["layers"]["attn"][name]["weight"] *= sizes
+    motion = llamo.init_motion(config, jax.random.key(1), text)["motion"]
+
+    def size(layers, name, layer):
+        weight = layers["attn"][name]["weight"][layer] * layers["attn_norm"][layer]
+        inputs = jax.random.normal(jax.random.key(2), (1000, weight.shape[1]))
+        return float(jnp.sqrt(jnp.square(inputs @ weight.T).mean()))
+
+    for name, factor in llamo.START_SCALE.items():
+        for layer in range(3):
+            wanted = factor * size(text["layers"], name, layer)
+            assert size(motion["layers"], name, layer) == pytest.approx(wanted, rel=0.1)
+    assert float(jnp.std(motion["eom"])) == pytest.approx(float(jnp.std(text["embed"])), rel=0.5)

@@ -290,7 +290,7 @@ def _as_format_2(bundle: Path, folder: Path) -> Path:
     return old
 
 
-def test_format_2_is_read_bit_for_bit_and_written_anew_as_format_3(bundle: Path, tmp_path: Path) -> None:
+def test_format_2_is_read_bit_for_bit_and_written_anew(bundle: Path, tmp_path: Path) -> None:
     old = _as_format_2(bundle, tmp_path / "old")
     write_bundle(tmp_path / "new", read_bundle(old))
     for file in FILES:
@@ -305,7 +305,21 @@ def test_format_2_is_read_bit_for_bit_and_written_anew_as_format_3(bundle: Path,
     np.testing.assert_array_equal(first.joints, second.joints)
 
 
-def test_format_1_is_read_and_written_anew_as_format_3(bundle: Path, tmp_path: Path) -> None:
+def test_format_3_is_read_as_asked_without_a_template_and_written_anew(bundle: Path, tmp_path: Path) -> None:
+    old = Path(shutil.copytree(bundle, tmp_path / "old"))
+    config = json.loads((old / "config.json").read_text())
+    del config["turns"]
+    (old / "config.json").write_text(json.dumps(config | {"format_version": 3}))
+    found = read_bundle(old)
+    assert found.turns is None and found.tokenizer().turns["t2m"] == ((found.bos_id,), ())
+    write_bundle(tmp_path / "new", found)
+    assert (tmp_path / "new" / "config.json").read_bytes() == (bundle / "config.json").read_bytes()
+    assert read_codec(old).latents.equals(read_codec(bundle).latents)
+    with pytest.raises(InputError, match="bundle format 3; load and save it"):
+        update_info(old, figures={})
+
+
+def test_format_1_is_read_and_written_anew(bundle: Path, tmp_path: Path) -> None:
     """Format 1 had the tree's paths of its time as names, stacked layers, convolutions as in memory, and no hashes."""
     whole = read_bundle(bundle)
     old = _as_format_2(bundle, tmp_path / "old")

@@ -137,14 +137,20 @@ class LLaMoConfig:
                     f"config.json: {name} is {found!r}; expected {expected}, as the motion VAE's channels and the "
                     f"LLM's tokens say"
                 )
-        turns = {name: _turn(each, name) for name, each in _object(values, "turns", ("t2m", "m2t")).items()}
+        turns = _object(values, "turns", ("t2m", "m2t"))
+        turns = {name: _turn(each, name, text.vocab_size) for name, each in turns.items()}
         return cls(text, vae, *motion.values(), *flow.values(), tokens["bos"], tokens["eos"], turns)
 
 
-def _turn(value: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _turn(value: Any, name: str, vocab_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     lists = value if isinstance(value, list) and len(value) == 2 else [None, None]
-    if not all(isinstance(ids, list) and all(type(token) is int for token in ids) for ids in lists):
-        raise ValueError(f"config.json: turns.{name} is {value!r:.80}; expected two lists of token ids")
+    known = all(
+        isinstance(ids, list) and all(type(token) is int and 0 <= token < vocab_size for token in ids) for ids in lists
+    )
+    if not known or not lists[0]:
+        raise ValueError(
+            f"config.json: turns.{name} is {value!r:.80}; expected two lists of token ids, the first not empty"
+        )
     before, after = lists
     return tuple(before), tuple(after)
 

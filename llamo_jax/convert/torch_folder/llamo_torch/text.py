@@ -47,9 +47,7 @@ class Text:
         batch, slots = len(latents), max(map(len, latents)) + 1
         before, question = (list(ids) for ids in self.config.turns["m2t"])
         needed = len(before) + slots + 1 + len(question) + max_tokens
-        self._require_positions(
-            needed, f"a motion of {slots - 1} latents and a caption of up to {max_tokens} tokens"
-        )
+        self._require_positions(needed, f"a motion of {slots - 1} latents and a caption of up to {max_tokens} tokens")
         inputs = torch.zeros(batch, slots, self.config.vae.latent_channels, device=self.device)
         for row, motion in zip(inputs, latents, strict=True):
             row[1 : len(motion) + 1] = motion

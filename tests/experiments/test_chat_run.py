@@ -1,0 +1,116 @@
+"""A run as with a real LLM, at its smallest: asked through a chat template, prompts kept, a tower of its own width."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import llamo_jax
+from data_pipelines.builders.dataset import build
+from data_pipelines.builders.synthetic import Synthetic
+from data_pipelines.folder import LatentFolder
+from experiments.pretrain import pretrain
+from experiments.recipes import RECORDINGS_SMOLLM2, Recipe, VAERecipe
+from experiments.running import Traces
+from experiments.train_vae import train_vae
+from llamo_jax import prompts
+from llamo_jax.config import MotionVAEConfig
+from llamo_jax.errors import InputError
+from llamo_jax.inference.codec import MotionCodec
+from llamo_jax.storage.hub import Source
+from llamo_jax.tokenizer import Tokenizer
+from llamo_jax.training.loop import RunConfig
+from llamo_jax.trees import flatten
+from tests.chat_llms import with_template
+
+DATED = "{% for message in messages %}<s>{{ message['role'] + ' ' + message['content'] + ' DAY' }}</s>{% endfor %}"
+
+
+def _steps(run: RunConfig, steps: int = 2) -> RunConfig:
+    return dataclasses.replace(run, steps=steps, time_limit=None)
+
+
+def _vae(decoder: bool) -> VAERecipe:
+    recipe = RECORDINGS_SMOLLM2.vae
+    assert recipe.decoder is not None
+    run, own = _steps(recipe.run), _steps(recipe.decoder) if decoder else None
+    return dataclasses.replace(recipe, model=MotionVAEConfig(width=16), run=run, decoder=own, rows=4)
+
+
+def _recipe(**changes: object) -> Recipe:
+    recipe = dataclasses.replace(
+        RECORDINGS_SMOLLM2,
+        **{
+            f"stage{n}": dataclasses.replace(stage, run=_steps(stage.run))
+            for n, stage in enumerate(RECORDINGS_SMOLLM2.stages, 1)
+        },
+        loader=dataclasses.replace(RECORDINGS_SMOLLM2.loader, text_len=80, prefix_len=120, balance_by=None),
+        preset=None,
+        motion_width=24,
+        flow_width=16,
+        prompt_cache=0.01,
+    )
+    return dataclasses.replace(recipe, **changes)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[MotionCodec, LatentFolder]:
+    folder = tmp_path_factory.mktemp("vae")
+    data = build(Synthetic(num_clips=40), folder / "data")
+    return train_vae(data.path, Traces(folder / "run"), _vae(decoder=True))
+
+
+def test_the_second_stage_of_the_vae_changes_the_decoder_alone(trained, tmp_path: Path) -> None:
+    codec, latents = trained
+    plain, others = train_vae(latents.path.parents[1] / "data", Traces(tmp_path), _vae(decoder=False))
+    found, expected = flatten(codec.params), flatten(plain.params)
+    changed = {path for path in found if not np.array_equal(found[path], expected[path])}
+    assert changed and all(path.startswith("decoder/") for path in changed)
+    for first, second in zip(latents.split("test"), others.split("test"), strict=True):
+        np.testing.assert_array_equal(first.latents, second.latents)
+
+
+def test_a_run_leaves_a_bundle_that_is_asked_as_it_learnt(
+    trained, chat_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = pretrain(Source(chat_folder), *trained, Traces(tmp_path), _recipe())
+    said = capsys.readouterr().out
+    assert "GFLOP a step: " in said and "texts of each record are drawn" in said
+    model = llamo_jax.load(path)
+    assert model.config.motion.width == 24 and model.config.flow_head.width == 16
+    assert model.tokenizer.turns == prompts.chat_turns(Tokenizer(chat_folder))
+    assert len(model.generate("a person jumps.", seconds=0.5)) == 15
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    figures = [json.loads(line) for line in lines]
+    assert all(np.isfinite(each["loss"]) for each in figures) and figures[-1]["prefix_tokens"] > 0
+    # Nothing is done twice.
+    kept = (tmp_path / "prompts" / "keys.npy").stat()
+    pretrain(Source(chat_folder), *trained, Traces(tmp_path), _recipe())
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == lines
+    assert (tmp_path / "prompts" / "keys.npy").stat().st_mtime_ns == kept.st_mtime_ns
+
+
+def test_a_run_goes_on_with_the_turns_that_it_began_with(trained, llm_folder: Path, tmp_path: Path) -> None:
+    """Some templates say the day."""
+    folder = with_template(llm_folder, tmp_path / "llm", DATED)
+    out = Traces(tmp_path / "run")
+    pretrain(Source(folder), *trained, out, _recipe(prompt_cache=0.0))
+    file = next(file for file in folder.iterdir() if "DAY" in file.read_text(errors="ignore"))
+    file.write_text(file.read_text().replace("DAY", "NIGHT"))
+    before = prompts.chat_turns(Tokenizer(folder))
+    path = pretrain(Source(folder), *trained, out, _recipe(prompt_cache=0.0))
+    assert llamo_jax.load(path).tokenizer.turns != before
+
+
+def test_without_chat_nothing_stands_around(trained, chat_folder: Path, tmp_path: Path) -> None:
+    path = pretrain(Source(chat_folder), *trained, Traces(tmp_path), _recipe(chat=False, prompt_cache=0.0))
+    assert llamo_jax.load(path).tokenizer.turns == Tokenizer(chat_folder).turns
+
+
+def test_kept_prompts_ask_for_what_they_can_have_before_the_work(trained, chat_folder: Path, tmp_path: Path) -> None:
+    for changes in ({"mesh": "1,1,2"}, {"attention": "splash"}):
+        with pytest.raises(InputError, match="prompt_cache is for one process"):
+            pretrain(Source(chat_folder), *trained, Traces(tmp_path), _recipe(**changes))
+    assert not (tmp_path / "prompts").exists() and not (tmp_path / "metrics.jsonl").exists()
