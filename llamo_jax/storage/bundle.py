@@ -252,6 +252,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     values = read_config(Path(path))
     config, vae = _configs(Path(path), values)
     llm = _llm_record(Path(path), values)
+    turns = _turns_of(Path(path), values, config) if values["format_version"] > 3 else {}
     return {
         "format": values["format_version"],
         "text parameters": count(abstract(llamo.LLM, config.text)),
@@ -262,6 +263,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "motion tower": config.motion.to_json(),
         "flow head": config.flow_head.to_json(),
         "motion VAE": vae.to_json(),
+        "asked": "through turns of a chat" if any(after for _, after in turns.values()) else "plainly",
         **values["info"],
     }
 

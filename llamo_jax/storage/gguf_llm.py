@@ -291,7 +291,8 @@ def _write_tokenizer(file: GGUFFile, folder: Path) -> tuple[int, int]:
         from transformers import PreTrainedTokenizerFast
         from transformers.integrations.gguf import convert_gguf_tokenizer
     except ImportError as error:
-        raise InputError(f"{file.path}: needs another transformers (5.24 is known to work); run `pip install -U llamo_jax[gguf]`") from error
+        expected = "5.24 is known to work: run `pip install -U llamo_jax[gguf]`"
+        raise InputError(f"{file.path}: needs another version of transformers; {expected}") from error
     facts = {name.removeprefix("tokenizer.ggml."): value for name, value in file.facts.items()}
     tokens, kind, pre = _tokens(file), facts.get("model"), facts.get("pre")
     if kind not in ("gpt2", "llama"):

@@ -119,7 +119,7 @@ def _with(tree: Any, path: tuple[str, ...], value: Any) -> Any:
 OF_USE = {"format_version", "model", "model/text", "model/text/vocab_size", "model/text/width",
 "model/text/num_layers", "model/text/num_heads",
     "model/motion/width", "motion_vae", "motion_vae/width", "llm", "llm/storage", "llm/files", "files", "tokens",
-    "tokens/eos", "info"}  # fmt: skip
+    "tokens/eos", "turns", "turns/t2m", "turns/m2t", "info"}  # fmt: skip
 
 
 NOT_READ_BY = {
