@@ -11,8 +11,10 @@ import llamo_jax
 from data_pipelines.builders.dataset import build
 from data_pipelines.builders.synthetic import Synthetic
 from data_pipelines.folder import LatentFolder
+from data_pipelines.records import Wording
+from experiments.benchmarks.language_worth import LanguageWorth
 from experiments.pretrain import pretrain
-from experiments.recipes import RECORDINGS_SMOLLM2, Recipe, VAERecipe
+from experiments.recipes import RECIPES, RECORDINGS_SMOLLM2, Recipe, VAERecipe
 from experiments.running import Traces
 from experiments.train_vae import train_vae
 from llamo_jax import prompts
@@ -114,3 +116,36 @@ def test_kept_prompts_ask_for_what_they_can_have_before_the_work(trained, chat_f
         with pytest.raises(InputError, match="prompt_cache is for one process"):
             pretrain(Source(chat_folder), *trained, Traces(tmp_path), _recipe(**changes))
     assert not (tmp_path / "prompts").exists() and not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_what_language_is_worth(
+    trained, chat_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same steps beside a tower and beside a random one of its shape, with its tokenizer and template."""
+    _, latents = trained
+    run = latents.path.parent
+    unseen = (Wording("somebody strolls along.", {"action": "walk"}, "action"),)
+    monkeypatch.setattr(Synthetic, "unseen", staticmethod(lambda: unseen))
+    monkeypatch.setitem(RECIPES, "small", _recipe())
+    benchmark = LanguageWorth(
+        data=run.parent / "data",
+        vae=run / "vae",
+        latents=run / "latents",
+        out=tmp_path / "out",
+        llms=(f"given={chat_folder}", f"random=random:{chat_folder}"),
+        recipe="small",
+        steps=2,
+        examples=2,
+        recogniser_seconds=0.1,
+        json=tmp_path / "figures.json",
+    )
+    benchmark.run()
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert set(figures) == {"given", "random"} and "Recognised action of unseen wordings" in capsys.readouterr().out
+    given, drawn = (llamo_jax.load(tmp_path / "out" / name / "bundle") for name in figures)
+    assert given.config == drawn.config and given.tokenizer.turns == drawn.tokenizer.turns
+    texts = (model.bundle.params["text"]["embed"] for model in (given, drawn))
+    assert not np.array_equal(*map(np.asarray, texts))
+    with pytest.raises(InputError, match="expected NAME=LLM"):
+        dataclasses.replace(benchmark, llms=("smollm2",)).run()
