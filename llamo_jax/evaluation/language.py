@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from llamo_jax.config import LLMConfig
+from llamo_jax.errors import InputError
 from llamo_jax.evaluation.figure import Figure
 from llamo_jax.evaluation.suite import Held
 from llamo_jax.inference.buckets import padded_tokens
@@ -48,11 +49,13 @@ DOUBLE_PARAMETERS = 1_000_000_000
 
 
 class Chat(NamedTuple):
-    """A question, and the replies of the LLM before motion training and of the trained model; greedy."""
+    """A question, and the replies of the LLM before motion training and of the trained model; greedy. `ids` are both as
+    tokens."""
 
     question: str
     before: str
     after: str
+    ids: tuple[list[int], ...] = ([], [])
 
 
 @dataclasses.dataclass
@@ -88,8 +91,9 @@ class Language:
                 yield Figure("Text logits against transformers", f["logit_error"], "", group, note=note)
         if model.tokenizer.chats:
             self.chats = chat_replies(model, self.llm)
-            changed = sum(chat.before != chat.after for chat in self.chats)
-            yield Figure("Chat replies changed", changed, f"of {len(self.chats)}", group, note="greedy, 40 tokens")
+            changed = sum(chat.ids[0] != chat.ids[1] for chat in self.chats)
+            note = f"greedy, {REPLY_TOKENS} tokens"
+            yield Figure("Chat replies changed", changed, f"of {len(self.chats)}", group, note=note)
 
 
 def text_fidelity(model: Llamo, llm_folder: str | Path) -> dict[str, float]:
@@ -138,6 +142,8 @@ def chat_replies(model: Llamo, llm_folder: str | Path) -> list[Chat]:
     chats = []
     for question in QUESTIONS:
         asked = model.tokenizer.encode(model.tokenizer.chat([{"role": "user", "content": question}]))
+        if (needed := len(asked) + REPLY_TOKENS) > config.max_positions:
+            raise InputError(f"a chat of {needed} tokens; the LLM has {config.max_positions} positions")
         replies = [
             complete_tokens(params, config, asked, eos_id=model.tokenizer.eos_id, max_tokens=REPLY_TOKENS)
             for params, config in (
@@ -145,7 +151,7 @@ def chat_replies(model: Llamo, llm_folder: str | Path) -> list[Chat]:
                 (model.bundle.params, model.config),
             )
         ]
-        chats.append(Chat(question, *(model.tokenizer.decode(ids).strip() for ids in replies)))
+        chats.append(Chat(question, *(model.tokenizer.decode(ids).strip() for ids in replies), ids=tuple(replies)))
     return chats
 
 

@@ -17,6 +17,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from llamo_jax.config import SamplingConfig
+from llamo_jax.errors import InputError
 from llamo_jax.evaluation.figure import Figure
 from llamo_jax.evaluation.suite import Held
 from llamo_jax.inference.buckets import padded_arrays
@@ -39,6 +40,19 @@ class Recorded(Protocol):
 
     features: Float[np.ndarray, "T 272"]
     labels: Mapping[str, str]
+
+
+class Take(NamedTuple):
+    """What is asked of a recording: its length in latents, its labels, and its `end_speed`."""
+
+    latents: int
+    labels: Mapping[str, str]
+    end_speed: float
+
+    @classmethod
+    def of(cls, features: Float[np.ndarray, "T 272"], labels: Mapping[str, str]) -> "Take":
+        """Of a recording's features."""
+        return cls(_latents(features), labels, end_speed(features))
 
 
 class Drawn(NamedTuple):
@@ -120,8 +134,11 @@ class Lengths:
     - "Ends in mid-motion": motions of drawn length whose joints are faster in the last frames than those of 95 % of
       the training split's recordings of that label. The control is the same of the held-out recordings.
 
+    Lengths beyond what a row of training holds count as that length on both sides, and a take that is longer as one
+    that does not end.
+
     Attributes:
-      train: recordings of the training split; those that are longer than `max_seconds` do not count.
+      train: recordings of the training split.
       label: what recordings are compared by; None is all together.
       other: a second label, for a finer guess of the length.
       seed: of the samples.
@@ -147,22 +164,22 @@ class Lengths:
     def run(self, model: Llamo, held: Held) -> Iterator[Figure]:
         """Draws, and yields the figures."""
         most = min(round(self.max_seconds * LATENTS_PER_SECOND), self.max_latents or 10**9)
-        chosen = [i for i in range(len(held)) if 0 < _latents(held.features[i]) <= most]
-        train = [record for record in self.train if 0 < _latents(record.features) <= most]
-        if not chosen or not train:
+        chosen = [i for i in range(len(held)) if _latents(held.features[i])]
+        takes = [Take.of(held.features[i], held.labels[i]) for i in chosen]
+        train = [Take.of(record.features, record.labels) for record in self.train if _latents(record.features)]
+        if not takes or not train:
             return
-        drawn = self._draw(model, [held.prompts[i] for i in chosen])
-        takes = [held.features[i] for i in chosen]
-        groups = [held.labels[i] for i in chosen]
+        prompts = [held.prompts[i] for i in chosen]
+        drawn = self._draw(model, prompts, most)
         for figure in (
-            *self._distances(drawn, takes, groups, train),
-            *self._errors(drawn, takes, groups, train),
-            *self._calibration(model, [held.prompts[i] for i in chosen], takes),
-            *self._ends(model, drawn, takes, groups, train),
+            *self._distances(drawn, takes, train, most),
+            *self._errors(drawn, takes, train, most),
+            *self._calibration(model, prompts, [held.features[i] for i in chosen], most),
+            *self._ends(model, drawn, takes, train, most),
         ):
             yield dataclasses.replace(figure, group=f"Lengths, {len(chosen)} held-out captions")
 
-    def _draw(self, model: Llamo, prompts: list[str]) -> list[Drawn]:
+    def _draw(self, model: Llamo, prompts: list[str], most: int) -> list[Drawn]:
         """Batches of one shape, as `Generation` has them: the last is filled up with its first prompt."""
         drawn: list[Drawn] = []
         starts = range(0, len(prompts), self.batch_size)
@@ -172,20 +189,15 @@ class Lengths:
             keys = jax.vmap(lambda row, seed=self.seed + number: jax.random.fold_in(jax.random.key(seed), row))(
                 jnp.arange(len(texts) + len(filler))
             )
-            drawn += drawn_lengths(model, texts + filler, keys, self.sampling, max_seconds=self.max_seconds)[
-                : len(texts)
-            ]
+            drawn += drawn_lengths(model, texts + filler, keys, self.sampling, most=most)[: len(texts)]
         return drawn
 
     def _of(self, labels: Mapping[str, str]) -> str:
         return "all" if self.label is None else labels.get(self.label, "")
 
-    def _distances(
-        self, drawn: list[Drawn], takes: list[np.ndarray], groups: list[Mapping[str, str]], train: list[Recorded]
-    ) -> Iterator[Figure]:
-        values = np.array([self._of(labels) for labels in groups])
-        trained = np.array([self._of(record.labels) for record in train])
-        recorded, held = (np.array([_latents(each) for each in side]) for side in ([r.features for r in train], takes))
+    def _distances(self, drawn: list[Drawn], takes: list[Take], train: list[Take], most: int) -> Iterator[Figure]:
+        values, trained = (np.array([self._of(take.labels) for take in side]) for side in (takes, train))
+        held, recorded = (np.minimum([take.latents for take in side], most) for side in (takes, train))
         longest = max(len(each.chances) for each in drawn)
         chances = np.array([np.pad(each.chances, (0, longest - len(each.chances))) for each in drawn])
         self.labels = []
@@ -202,22 +214,22 @@ class Lengths:
         )
         what = f"values of {self.label}" if self.label else "value"
         note = f"Wasserstein, {len(self.labels)} {what}; control: held-out recordings from the training split's"
+        if longer := int((np.concatenate([held, recorded]) == most).sum()):
+            note += f"; {longer} of {most} latents or more, which count as {most}"
         yield Figure("Length distance", distance, "latents", control=floor, note=note)
 
-    def _errors(
-        self, drawn: list[Drawn], takes: list[np.ndarray], groups: list[Mapping[str, str]], train: list[Recorded]
-    ) -> Iterator[Figure]:
-        held = np.array([_latents(take) for take in takes])
+    def _errors(self, drawn: list[Drawn], takes: list[Take], train: list[Take], most: int) -> Iterator[Figure]:
+        held = np.minimum([take.latents for take in takes], most)
         medians = np.array([each.median for each in drawn])
 
         def guess(names: tuple[str, ...]) -> float:
             """The error of guessing the training median of these labels; of fewer where no recording has all."""
             lengths: dict[tuple, list[int]] = {}
-            for record in train:
-                key = tuple(record.labels.get(name) for name in names)
+            for take in train:
+                key = tuple(take.labels.get(name) for name in names)
                 for depth in range(len(key) + 1):
-                    lengths.setdefault(key[:depth], []).append(_latents(record.features))
-            keys = [tuple(labels.get(name) for name in names) for labels in groups]
+                    lengths.setdefault(key[:depth], []).append(min(take.latents, most))
+            keys = [tuple(take.labels.get(name) for name in names) for take in takes]
             known = [next(key[:n] for n in range(len(key), -1, -1) if key[:n] in lengths) for key in keys]
             return float(np.abs(held - [np.median(lengths[key]) for key in known]).mean())
 
@@ -228,35 +240,44 @@ class Lengths:
         note += f"; of {' and '.join(names)} {guess(names):.2f}" if len(names) > 1 else ""
         yield Figure("Length error", error, "latents", control=control, note=note)
 
-    def _calibration(self, model: Llamo, prompts: list[str], takes: list[np.ndarray]) -> Iterator[Figure]:
+    def _calibration(self, model: Llamo, prompts: list[str], takes: list[np.ndarray], most: int) -> Iterator[Figure]:
         found = []
         for first in range(0, len(prompts), self.batch_size):
             part = slice(first, first + self.batch_size)
-            found += take_hazards(model, prompts[part], takes[part])
-        self.calibration = calibrate(found, np.random.default_rng(self.seed))
+            found += take_hazards(model, prompts[part], [take[: most * FRAMES_PER_LATENT] for take in takes[part]])
+        ended = [_latents(take) <= most for take in takes]
+        # Of a longer take its first slots are known, at none of which it ended.
+        found = [row if whole else row[:-1] for row, whole in zip(found, ended, strict=True)]
+        self.calibration = calibrate(found, ended, np.random.default_rng(self.seed))
+        if not any(ended):
+            return
         c, control = self.calibration, f"control: by chance, of {len(takes)} takes"
         note = f"ends misplaced among {len(c.slots)} bins of slots; {control}"
         yield Figure("Hazard calibration error", 100 * c.error, "% of ends", control=100 * c.chance, note=note)
         # The mean of Kolmogorov's distribution.
-        chance = np.sqrt(np.pi / 2) * np.log(2) / np.sqrt(len(takes))
+        chance = np.sqrt(np.pi / 2) * np.log(2) / np.sqrt(len(c.ranks))
         note = f"predicted chance of having ended by the take's end, against a uniform one; {control}"
         yield Figure("Unevenness of length ranks", 100 * c.unevenness, "%", control=100 * chance, note=note)
 
     def _ends(
-        self,
-        model: Llamo,
-        drawn: list[Drawn],
-        takes: list[np.ndarray],
-        groups: list[Mapping[str, str]],
-        train: list[Recorded],
+        self, model: Llamo, drawn: list[Drawn], takes: list[Take], train: list[Take], most: int
     ) -> Iterator[Figure]:
         speeds: dict[str, list[float]] = {}
-        for record in train:
-            speeds.setdefault(self._of(record.labels), []).append(end_speed(record.features))
+        for take in train:
+            speeds.setdefault(self._of(take.labels), []).append(take.end_speed)
         limits = {value: np.percentile(found, 95) for value, found in speeds.items()}
-        made = model.codec.decode([each.latents[: each.length] for each in drawn])
-        known = [(end_speed(m), end_speed(t), limits[self._of(g)]) for m, t, g in zip(made, takes, groups, strict=True)
-                 if self._of(g) in limits]  # fmt: skip
+        # What is cut at the most has not ended.
+        pairs = [
+            (each.latents[: each.length], take)
+            for each, take in zip(drawn, takes, strict=True)
+            if each.length < most and self._of(take.labels) in limits
+        ]
+        known = []
+        for first in range(0, len(pairs), self.batch_size):
+            part = pairs[first : first + self.batch_size]
+            made = model.codec.decode([latents for latents, _ in part])
+            known += [(end_speed(m), take.end_speed, limits[self._of(take.labels)])
+                      for m, (_, take) in zip(made, part, strict=True)]  # fmt: skip
         if known:
             generated, real, limit = np.array(known).T
             note = f"faster in the last {END_FRAMES} frames than 95 % of the training split's recordings of the label"
@@ -270,7 +291,7 @@ def drawn_lengths(
     keys: Any,
     sampling: SamplingConfig,
     *,
-    max_seconds: float = MAX_SECONDS,
+    most: int,
 ) -> list[Drawn]:
     """Motions of sentences, with the chance of each length.
 
@@ -282,11 +303,13 @@ def drawn_lengths(
       texts: one for each of B motions.
       keys: [B], as in `decoding.Decoding`.
       sampling: how to draw.
-      max_seconds: where a motion ends that the exit head does not.
+      most: latents after which a motion ends that the exit head does not end.
+
+    Raises:
+      InputError: the LLM has not as many positions.
     """
     prompts = [motion_prompt(model.tokenizer, text) for text in texts]
-    positions = model.config.text.max_positions - max(map(len, prompts)) - 1
-    most = max(1, min(round(max_seconds * LATENTS_PER_SECOND), positions))
+    _require_positions(model, max(map(len, prompts)) + most + 1)
     sides = [prompts, [unconditional_prompt(model.tokenizer)] * len(prompts)] if sampling.guided else [prompts]
     params, config = model.bundle.params, model.config
     thresholds = np.asarray(thresholds_of(keys))
@@ -312,15 +335,26 @@ def take_hazards(
     """The exit head's hazard at each slot of real takes, each read after its sentence: n + 1 slots for n latents."""
     latents, lengths = padded_arrays(model.codec.encode(list(takes)))
     prompts = [motion_prompt(model.tokenizer, text) for text in texts]
+    _require_positions(model, max(map(len, prompts)) + latents.shape[1] + 1)
     state = start(model.bundle.params, model.config, [prompts], room=latents.shape[1] + 1)
     found = np.asarray(hazards(model.bundle.params, model.config, state, jnp.asarray(latents), jnp.asarray(lengths)))
     return [row[: length + 1] for row, length in zip(found, lengths, strict=True)]
 
 
-def calibrate(hazards: Sequence[Float[np.ndarray, " slots"]], random: np.random.Generator) -> Calibration:
-    """Compares the hazards at the slots of takes with where the takes end, which is at the last slot of each."""
+def calibrate(
+    hazards: Sequence[Float[np.ndarray, " slots"]], ended: Sequence[bool], random: np.random.Generator
+) -> Calibration:
+    """Compares the hazards at the slots of takes with where the takes end.
+
+    Args:
+      hazards: of each take.
+      ended: whether a take ends at its last slot; if not it goes on, and has no rank.
+      random: for the ranks.
+    """
     p = np.concatenate([np.asarray(row, np.float64) for row in hazards])
-    ends = np.concatenate([np.arange(len(row)) == len(row) - 1 for row in hazards])
+    ends = np.concatenate(
+        [whole & (np.arange(len(row)) == len(row) - 1) for row, whole in zip(hazards, ended, strict=True)]
+    )
     order = p.argsort(kind="stable")
     mass = p[order].cumsum() - p[order] / 2
     bins = np.minimum((mass / mass[-1] * BINS).astype(int), BINS - 1)
@@ -330,10 +364,10 @@ def calibrate(hazards: Sequence[Float[np.ndarray, " slots"]], random: np.random.
     slots = np.bincount(bins, minlength=BINS)
     kept = slots > 0
     # The mean of |x| of a normal x.
-    chance = np.sqrt(2 / np.pi * variance).sum() / ends.sum()
-    error = np.abs(predicted - observed).sum() / ends.sum()
+    chance = np.sqrt(2 / np.pi * variance).sum() / max(1, ends.sum())
+    error = np.abs(predicted - observed).sum() / max(1, ends.sum())
     ranks = []
-    for row in hazards:
+    for row in (row for row, whole in zip(hazards, ended, strict=True) if whole):
         survival = np.concatenate([[1.0], np.cumprod(1 - np.asarray(row, np.float64))])
         before, after = 1 - survival[-2:]
         ranks.append(before + random.random() * (after - before))
@@ -345,6 +379,11 @@ def calibrate(hazards: Sequence[Float[np.ndarray, " slots"]], random: np.random.
         chance=float(chance),
         ranks=np.array(ranks),
     )
+
+
+def _require_positions(model: Llamo, needed: int) -> None:
+    if needed > (positions := model.config.text.max_positions):
+        raise InputError(f"a sentence and its motion need {needed} positions; the LLM has {positions}: shorten either")
 
 
 def end_speed(features: Float[np.ndarray, "T 272"]) -> float:

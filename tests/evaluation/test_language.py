@@ -59,7 +59,8 @@ def test_distances_from_float64(model: Llamo, llm_folder: Path, monkeypatch: pyt
     name = "Text logits' distance from float64 over transformers'"
     assert set(figures) == {"Text logits changed by motion training", name}  # no chat template
     assert figures[name].value == pytest.approx(found["rounding_error"] / found["rounding_error_transformers"])
-    assert figures[name].value < 10
+    # Both round once a step: neither is far further from the truth. A wrong order of operations is, by tenfold.
+    assert 0 < figures[name].value < 3
     monkeypatch.setattr(language, "DOUBLE_PARAMETERS", 10)
     figures = {figure.name: figure for figure in Language(llm_folder).run(model, None)}
     assert name not in figures and "too large for float64" in figures["Text logits against transformers"].note

@@ -37,7 +37,7 @@ def keys_of(seed: int, count: int) -> jax.Array:
 
 def test_one_run_gives_the_lengths_of_both_ways_to_end(patient: Llamo) -> None:
     sampling = SamplingConfig(steps=2)
-    found = drawn_lengths(patient, TEXTS * 3, keys_of(3, 6), sampling, max_seconds=8.0)
+    found = drawn_lengths(patient, TEXTS * 3, keys_of(3, 6), sampling, most=60)
     drawn, median = (
         patient.generate(TEXTS * 3, seed=3, steps=2, max_seconds=8.0, length=length) for length in ("drawn", "median")
     )
@@ -53,7 +53,7 @@ def test_one_run_gives_the_lengths_of_both_ways_to_end(patient: Llamo) -> None:
 
 def test_hazards_of_a_shown_motion_are_those_of_the_drawn_one(patient: Llamo) -> None:
     """Read at once, and met one by one while drawing, with guidance."""
-    (drawn,) = drawn_lengths(patient, TEXTS[:1], keys_of(0, 1), SamplingConfig(steps=2), max_seconds=2.0)
+    (drawn,) = drawn_lengths(patient, TEXTS[:1], keys_of(0, 1), SamplingConfig(steps=2), most=15)
     prompt = motion_prompt(patient.tokenizer, TEXTS[0])
     params, count = patient.bundle.params, 9
     state = decoding.start(params, patient.config, [[prompt]], room=20)
@@ -85,7 +85,7 @@ def test_right_hazards_are_calibrated_and_wrong_ones_are_not() -> None:
         return rows
 
     rows = takes(1)
-    right, wrong = (calibrate(each, np.random.default_rng(1)) for each in (rows, takes(2)))
+    right, wrong = (calibrate(each, [True] * 400, np.random.default_rng(1)) for each in (rows, takes(2)))
     assert right.error < 2 * right.chance and wrong.error > 4 * wrong.chance
     assert wrong.error == pytest.approx(1, abs=0.15)  # twice as many ends predicted as there are
     assert right.unevenness < 0.08 < 0.2 < wrong.unevenness
@@ -95,10 +95,13 @@ def test_right_hazards_are_calibrated_and_wrong_ones_are_not() -> None:
 
 
 def test_calibration_by_hand() -> None:
-    found = calibrate([np.array([0.0, 0.5]), np.array([0.0, 0.0, 0.5])], np.random.default_rng(0))
+    found = calibrate([np.array([0.0, 0.5]), np.array([0.0, 0.0, 0.5])], [True, True], np.random.default_rng(0))
     # Slots of no hazard make no difference; one end is predicted at the two others, and both end.
     assert found.observed.max() == 1 and found.error == pytest.approx(0.5)
     assert ((found.ranks > 0) & (found.ranks < 0.5)).all()
+    # A take that goes on has slots without an end, and no rank: two ends are predicted, and there is one.
+    found = calibrate([np.full(2, 0.5), np.full(2, 0.5)], [False, True], np.random.default_rng(0))
+    assert found.slots.sum() == 4 and found.error == pytest.approx(2) and len(found.ranks) == 1
 
 
 @dataclasses.dataclass
@@ -138,13 +141,14 @@ def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = {figure.name: figure for figure in measure.run(model, held)}
     assert {figure.group for figure in figures.values()} == {"Lengths, 2 held-out captions"}
     distance = figures["Length distance"]
-    # Walks 12 against 10, 12 and 14; waves 16 and 20 against 20 and 22. The recording of 90 latents is too long.
-    walk, wave = stats.wasserstein_distance([12], [10, 12, 14]), (0.5 * 4 + 0.1 * 6 + 0.4 * 2)
+    # Walks 12 against 10, 12, 14 and 90, which counts as 60; waves 16 and 20 against 20 and 22.
+    walk, wave = stats.wasserstein_distance([12], [10, 12, 14, 60]), (0.5 * 4 + 0.1 * 6 + 0.4 * 2)
     assert distance.value == pytest.approx((walk + wave) / 2)
-    assert distance.control == pytest.approx((2 + 2) / 2)  # 12 from 10 and 14, 22 from 20
+    assert distance.control == pytest.approx(((2 + 2 + 48) / 3 + 2) / 2)  # 12 from 10, 14 and 60, 22 from 20
+    assert "1 of 60 latents or more, which count as 60" in distance.note
     error = figures["Length error"]
     assert error.value == pytest.approx((0 + 6) / 2)  # medians 12 and 16
-    assert error.control == pytest.approx((0 + 2) / 2)  # training medians 12 and 20
+    assert error.control == pytest.approx((2 + 2) / 2)  # training medians 14 and 20
     assert "bias -3.0; control: the training median of the content; of content and style 2.00" in error.note
     # Walks in training stand still at their end, waves slide by 1 m/s; all that is drawn slides by 0.5.
     ends = figures["Ends in mid-motion"]
@@ -164,8 +168,20 @@ def test_without_labels_all_recordings_are_one_group(monkeypatch: pytest.MonkeyP
     assert figures["Length error"].value == 4 and figures["Length error"].control == 0
     assert figures["Length distance"].value == pytest.approx(4)
     assert figures["Length error"].note == "bias -4.0; control: the training median"
-    # Nothing that is short enough: no figures.
-    assert list(Lengths([example(10, "walk")], max_latents=5).run(SimpleNamespace(), Held([example(12, "walk")]))) == []
+    # Nothing to compare with: no figures.
+    assert list(Lengths([]).run(SimpleNamespace(), Held([example(12, "walk")]))) == []
+
+
+def test_what_is_cut_has_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A take beyond the longest row goes on there, and a motion that is cut there is no end."""
+    asked = []
+    monkeypatch.setattr(module, "drawn_lengths", lambda *_, most: [drawn_of({most: 1.0}, most)])
+    monkeypatch.setattr(module, "take_hazards", lambda *given: asked.append(given) or [np.full(6, 0.1)])
+    measure = Lengths([example(10, "walk")], batch_size=1, max_latents=5)
+    figures = {figure.name: figure.value for figure in measure.run(SimpleNamespace(), Held([example(12, "walk")]))}
+    assert figures["Length distance"] == 0 and "Ends in mid-motion" not in figures
+    assert len(asked[0][2][0]) == 20  # frames of the take that are read
+    assert measure.calibration.slots.sum() == 5 and measure.calibration.observed.max() == 0
 
 
 def test_the_speed_at_the_end_is_that_of_the_whole_motion(clip: MotionClip) -> None:
