@@ -13,6 +13,7 @@ from llamo_jax.inference.generate import generate_latents
 from llamo_jax.models import flow, llamo, mot
 from llamo_jax.models.attention import Places
 from llamo_jax.models.cache import KVCache
+from llamo_jax.models.declaration import init
 from llamo_jax.solvers import SOLVERS
 
 # Compiled whole: run operation by operation, each would compile on its own.
