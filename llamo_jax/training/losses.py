@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from llamo_jax.batch import Batch
-from llamo_jax.config import Config, LlamoConfig, MotionVAEConfig
+from llamo_jax.config import Config, LlamoConfig, MotionVAEConfig, require
 from llamo_jax.models import flow, llamo, motion_vae
 from llamo_jax.models.parallel import ALONE, Parallel
 from llamo_jax.motion.representation import (
@@ -55,6 +55,12 @@ class LlamoLossConfig(Config):
     history_noise: float = 0.3
     """Standard deviation of the noise on input latents of text-to-motion, in standard deviations of a latent
     channel."""
+    text_dropout: float = 0.0
+    """Chance of each head of each layer that a kept text's values are zero to its motion. What first fits is the words
+    as such, in the first layers; words that no caption has are understood from what all layers say together."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.text_dropout < 1, f"LlamoLossConfig.text_dropout is {self.text_dropout}; expected 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +145,13 @@ def _segments(batch: dict[str, Batch]) -> dict[str, list[Array]]:
 
 
 class Noise(NamedTuple):
-    """What a batch of text-to-motion draws, k times for each slot."""
+    """What a batch of text-to-motion draws: times and starts k times for each slot, and what its texts' values are
+    multiplied by."""
 
     history: Float[Array, "B T Z"]
     times: Float[Array, "B k T"]
     start: Float[Array, "B k T Z"]
+    text: Float[Array, "B L K 1 1"] | None = None
 
 
 def _generation_noise(loss: LlamoLossConfig, batch: Batch, key: Array) -> Noise:
@@ -155,7 +163,14 @@ def _generation_noise(loss: LlamoLossConfig, batch: Batch, key: Array) -> Noise:
     else:
         times = jax.nn.sigmoid(loss.timestep_mean + jax.random.normal(time_key, looks))
     start = jax.random.normal(noise_key, (loss.timesteps_per_latent, *shape))
-    return Noise(jax.random.normal(history_key, shape), jnp.moveaxis(times, 0, 1), jnp.moveaxis(start, 0, 1))
+    noise = Noise(jax.random.normal(history_key, shape), jnp.moveaxis(times, 0, 1), jnp.moveaxis(start, 0, 1))
+    if not loss.text_dropout:
+        return noise
+    if batch.prefix is None:
+        raise ValueError("text_dropout is of kept prompts, and the batch has none; set it to 0, or keep prompts")
+    keep, heads = 1 - loss.text_dropout, batch.prefix.values.shape[:3]
+    kept = jax.random.bernoulli(jax.random.fold_in(key, 3), keep, (*heads, 1, 1))
+    return noise._replace(text=kept / keep)
 
 
 def _generation_counts(batch: Batch) -> Counts:
@@ -174,6 +189,9 @@ def _generation_loss(
     motion = batch.motion
     latents = motion.latents
     inputs = latents + loss.history_noise * noise.history
+    if noise.text is not None:
+        values = batch.prefix.values * noise.text.astype(batch.prefix.values.dtype)
+        batch = batch._replace(prefix=batch.prefix._replace(values=values))
     # Text comes first, so nothing that trains lies behind it.
     _, h = llamo.hidden(params, config, batch, latents=inputs, text_first=True, parallel=parallel)
     # In float32 on every mesh, as on one device: the flow head is small, and sees small differences.

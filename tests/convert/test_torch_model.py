@@ -340,11 +340,14 @@ def test_rows_do_not_see_their_neighbours(port):
     assert not np.allclose(same_text[0], same_text[1])
 
 
+TURNS = dict.fromkeys(("t2m", "m2t"), ((1,), ()))
+
+
 def random_model(seed: int = 0, **options: Any) -> Any:
     """A model of tiny shapes and random weights, with no folder."""
     text = TextConfig(50, 16, 2, 4, 2, 4, 24, **options)
     torch.manual_seed(seed)
-    model = LLaMoForMotion(LLaMoConfig(text, VAEConfig(8, 4, [3, 1]), 20, 28, 8, 2, bos=1, eos=2)).eval()
+    model = LLaMoForMotion(LLaMoConfig(text, VAEConfig(8, 4, [3, 1]), 20, 28, 8, 2, 1, 2, TURNS)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

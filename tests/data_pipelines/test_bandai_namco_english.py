@@ -18,6 +18,7 @@ from data_pipelines.builders.bandai_namco_english import (
     Slots,
     _choices,
     _in_words,
+    _verbs,
     english,
     sentences,
 )
@@ -57,7 +58,9 @@ def stems(text):
 def pieces():
     """All that sentences of training are made of."""
     yield from DESCRIPTIONS + REQUESTS
-    yield from itertools.chain.from_iterable([*ACTIONS.values(), *ACTS.values()])
+    yield from itertools.chain.from_iterable(ACTS.values())
+    for action in itertools.chain.from_iterable(ACTIONS.values()):
+        yield from (_verbs(action, form) for form in ("do", "does", "doing"))
     for manner in MANNERS.values():
         yield from manner.who + manner.how + manner.adverbs + manner.looks + manner.adjectives
     yield from itertools.chain.from_iterable(all_captions(*pair) for pair in PAIRS)
@@ -143,9 +146,8 @@ class TestUnseen:
         wordings = unseen_wordings()
         assert len({wording.text for wording in wordings}) == len(wordings) >= 260
         assert {wording.labels["content"] for wording in wordings} == set(CONTENTS)
-        contents, styles, kinds = (
-            Counter(getattr(wording, kind) for wording in wordings) for kind in ("content", "style", "kind")
-        )
+        contents, styles = (Counter(wording.labels[name] for wording in wordings) for name in ("content", "style"))
+        kinds = Counter(wording.kind for wording in wordings)
         assert min(contents[content] for content in LEARNT) >= 8 and min(contents.values()) >= 4
         assert min(styles[style] for style in STYLES) >= 8
         assert kinds["content"] >= 100 and kinds["style"] >= 80 and kinds["both"] >= 80
@@ -168,7 +170,7 @@ class TestUnseen:
     def test_no_word_of_them_is_in_training(self, drawn):
         seen = set().union(*map(stems, pieces()))
         written = itertools.chain.from_iterable(texts for of in drawn.values() for texts in itertools.chain(*of))
-        assert set().union(*map(stems, written)) <= seen | stems("replies replying goes going yourself himself herself")
+        assert set().union(*map(stems, written)) <= seen | stems("yourself himself herself")
         for wording in unseen_wordings():
             for phrase in wording.unseen:
                 assert phrase.lower() in wording.text.lower() and stems(phrase), wording

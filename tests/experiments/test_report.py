@@ -45,7 +45,9 @@ def measured_lengths() -> Lengths:
     recorded = np.array([9, 10, 10, 10, 10, 11, 11, 12, 13, 13, 14, 15])
     for value, floor in (("walk", 1.25), ("jump & turn", np.nan)):
         lengths.labels.append(LabelLengths(value, recorded, recorded[:2], chances, 3.5, floor))
-    lengths.calibration = calibrate([np.linspace(0.01, 0.4, n) for n in (9, 12, 15)], np.random.default_rng(0))
+    lengths.calibration = calibrate(
+        [np.linspace(0.01, 0.4, n) for n in (9, 12, 15)], [True] * 3, np.random.default_rng(0)
+    )
     return lengths
 
 

@@ -27,6 +27,7 @@ class Letters:
     """A tokenizer of bytes, which starts at once."""
 
     bos_id, eos_id = 1, 2
+    turns = dict.fromkeys(("t2m", "m2t"), ((1,), ()))
 
     def encode(self, text: str) -> list[int]:
         return [3 + byte for byte in text.encode()]
