@@ -100,10 +100,6 @@ class Recipe(Config):
     attention: Attention = "auto"
     """Kernel of attention; auto is the platform's own."""
 
-    def __post_init__(self) -> None:
-        kept = self.prompt_cache > 0 or not self.loss.text_dropout
-        require(kept, f"text_dropout is {self.loss.text_dropout}, and is of kept prompts; set prompt_cache, or it to 0")
-
     @property
     def stages(self) -> tuple[StageRecipe, ...]:
         """In order."""

@@ -1,6 +1,7 @@
 """Training losses, each a pure function of (parameters, batch, key) that returns the loss and the figures to log."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -9,8 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from llamo_jax.batch import Batch
-from llamo_jax.config import Config, LlamoConfig, MotionVAEConfig, require
+from llamo_jax.batch import Batch, MotionRows
+from llamo_jax.config import Config, LlamoConfig, MotionVAEConfig
 from llamo_jax.models import flow, llamo, motion_vae
 from llamo_jax.models.parallel import ALONE, Parallel
 from llamo_jax.motion.representation import (
@@ -55,12 +56,10 @@ class LlamoLossConfig(Config):
     history_noise: float = 0.3
     """Standard deviation of the noise on input latents of text-to-motion, in standard deviations of a latent
     channel."""
-    text_dropout: float = 0.0
-    """Chance of each head of each layer that a kept text's values are zero to its motion. What first fits is the words
-    as such, in the first layers; words that no caption has are understood from what all layers say together."""
 
-    def __post_init__(self) -> None:
-        require(0 <= self.text_dropout < 1, f"LlamoLossConfig.text_dropout is {self.text_dropout}; expected 0 to 1")
+    gist_weight: float = 0.0
+    """Of the gist (`gists`) that the motion tower foretells at [BOM], where it knows the text alone. The flow loss says
+    little of the text, for what came before says most of what comes next."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,13 +144,11 @@ def _segments(batch: dict[str, Batch]) -> dict[str, list[Array]]:
 
 
 class Noise(NamedTuple):
-    """What a batch of text-to-motion draws: times and starts k times for each slot, and what its texts' values are
-    multiplied by."""
+    """What a batch of text-to-motion draws, k times for each slot."""
 
     history: Float[Array, "B T Z"]
     times: Float[Array, "B k T"]
     start: Float[Array, "B k T Z"]
-    text: Float[Array, "B L K 1 1"] | None = None
 
 
 def _generation_noise(loss: LlamoLossConfig, batch: Batch, key: Array) -> Noise:
@@ -163,18 +160,12 @@ def _generation_noise(loss: LlamoLossConfig, batch: Batch, key: Array) -> Noise:
     else:
         times = jax.nn.sigmoid(loss.timestep_mean + jax.random.normal(time_key, looks))
     start = jax.random.normal(noise_key, (loss.timesteps_per_latent, *shape))
-    noise = Noise(jax.random.normal(history_key, shape), jnp.moveaxis(times, 0, 1), jnp.moveaxis(start, 0, 1))
-    if not loss.text_dropout:
-        return noise
-    if batch.prefix is None:
-        raise ValueError("text_dropout is of kept prompts, and the batch has none; set it to 0, or keep prompts")
-    keep, heads = 1 - loss.text_dropout, batch.prefix.values.shape[:3]
-    kept = jax.random.bernoulli(jax.random.fold_in(key, 3), keep, (*heads, 1, 1))
-    return noise._replace(text=kept / keep)
+    return Noise(jax.random.normal(history_key, shape), jnp.moveaxis(times, 0, 1), jnp.moveaxis(start, 0, 1))
 
 
 def _generation_counts(batch: Batch) -> Counts:
-    return {"flow": _count(batch.motion.flow_mask), "exit": _count(batch.motion.exit_mask)}
+    motion = batch.motion
+    return {"flow": _count(motion.flow_mask), "exit": _count(motion.exit_mask), "starts": _count(_starts(motion))}
 
 
 def _generation_loss(
@@ -189,9 +180,6 @@ def _generation_loss(
     motion = batch.motion
     latents = motion.latents
     inputs = latents + loss.history_noise * noise.history
-    if noise.text is not None:
-        values = batch.prefix.values * noise.text.astype(batch.prefix.values.dtype)
-        batch = batch._replace(prefix=batch.prefix._replace(values=values))
     # Text comes first, so nothing that trains lies behind it.
     _, h = llamo.hidden(params, config, batch, latents=inputs, text_first=True, parallel=parallel)
     # In float32 on every mesh, as on one device: the flow head is small, and sees small differences.
@@ -207,7 +195,45 @@ def _generation_loss(
         "flow": (error * motion.flow_mask).sum() / counts["flow"],
         "exit": (ends * motion.exit_mask).sum() / counts["exit"],
     }
-    return figures["flow"] + loss.exit_weight * figures["exit"], figures
+    total = figures["flow"] + loss.exit_weight * figures["exit"]
+    if loss.gist_weight:
+        found, starts = gists(motion), _starts(motion)
+        apart = jnp.square(_foretold(h, found.shape[-1]) - found).mean(-1)
+        figures["gist"] = (apart * starts).sum() / counts["starts"]
+        total += loss.gist_weight * figures["gist"]
+    return total, figures
+
+
+GIST_PARTS = 3
+"""Of a motion, equally long: what it does first, next and last."""
+
+
+def gists(motion: MotionRows) -> Float[Array, "B T G"]:
+    """What the motion of each slot is on the whole: of each of `GIST_PARTS` parts of it, and each channel, the mean of
+    the latents and the mean of their absolute values."""
+    same = (motion.segments[:, :, None] == motion.segments[:, None]) & (motion.segments > 0)[:, None]
+    length = same.sum(-1)
+    first = jnp.where(same, motion.positions[:, None], jnp.iinfo(jnp.int32).max).min(-1)
+    part = GIST_PARTS * (motion.positions - first) // jnp.maximum(length, 1)
+    parts = (part[:, None] == jnp.arange(GIST_PARTS)[:, None]).astype(jnp.float32)
+    of = same[:, :, None] * parts[:, None]  # [B, T, part, T]
+    of /= jnp.maximum(of.sum(-1, keepdims=True), 1)
+    values = jnp.concatenate([motion.latents, jnp.abs(motion.latents) - ABSOLUTE_MEAN], -1).astype(jnp.float32)
+    return jnp.einsum("btps,bsz->btpz", of, values).reshape(*motion.latents.shape[:2], -1)
+
+
+ABSOLUTE_MEAN = (2 / math.pi) ** 0.5
+"""Of a normal variable."""
+
+
+def _foretold(h: Float[Array, "B T D"], size: int) -> Float[Array, "B T G"]:
+    """The gist in hidden states, read along fixed random directions: nothing that a bundle would have to keep."""
+    directions = jax.random.normal(jax.random.key(0), (h.shape[-1], size)) / h.shape[-1] ** 0.5
+    return h.astype(jnp.float32) @ directions
+
+
+def _starts(motion: MotionRows) -> Float[Array, "B T"]:
+    return (motion.start & (motion.segments > 0)).astype(jnp.float32)
 
 
 def _no_noise(loss: LlamoLossConfig, batch: Batch, key: Array) -> None:

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llamo_jax.batch import MotionRows
 from llamo_jax.config import MotionVAEConfig
 from llamo_jax.models.declaration import init
 from llamo_jax.models.motion_vae import MotionVAE
 from llamo_jax.motion import MotionClip, rotations
 from llamo_jax.motion.skeleton import FEET
 from llamo_jax.motion.statistics import Statistics
-from llamo_jax.training.losses import VAELossConfig, foot_velocities, vae_loss
+from llamo_jax.training.losses import ABSOLUTE_MEAN, GIST_PARTS, VAELossConfig, foot_velocities, gists, vae_loss
 
 
 def turning_walk(frames: int = 40) -> MotionClip:
@@ -47,3 +48,25 @@ def test_vae_loss_reads_no_padding_and_weighs_its_terms() -> None:
         np.testing.assert_allclose(changed[name], value, rtol=1e-5, err_msg=name)
     moved = run(features.at[:, :32].add(1.0))
     assert float(moved["recon"]) != float(figures["recon"])
+
+
+def test_gists_are_of_each_motion_of_a_row() -> None:
+    rng = np.random.default_rng(0)
+    lengths, room = (7, 9, 2), 20
+    latents = rng.normal(size=(1, room, 4)).astype(np.float32)
+    segments, positions, expected, first = np.zeros((1, room), np.int32), np.zeros((1, room), np.int32), [], 0
+    for number, length in enumerate(lengths, 1):
+        here = slice(first, first + length)
+        segments[0, here], positions[0, here] = number, 30 + np.arange(length)
+        z = latents[0, here]
+        parts = [z[[GIST_PARTS * n // length == part for n in range(length)]] for part in range(GIST_PARTS)]
+        means = [
+            np.concatenate([part.mean(0), np.abs(part).mean(0) - ABSOLUTE_MEAN]) if len(part) else np.zeros(8)
+            for part in parts
+        ]
+        expected += [np.concatenate(means)] * length
+        first += length
+    start = np.diff(segments, prepend=0) > 0
+    found = np.asarray(gists(MotionRows(latents, start, positions, segments)))
+    np.testing.assert_allclose(found[0, :first], expected, atol=1e-6)
+    assert not found[0, first:].any()

@@ -20,7 +20,7 @@ from llamo_jax.training.collectives import Collective, collectives_of
 from llamo_jax.training.gradients import of_sum
 from llamo_jax.training.losses import LlamoLoss, LlamoLossConfig
 from llamo_jax.training.traffic import Layout, network_bytes
-from llamo_jax.trees import flatten, unflatten
+from llamo_jax.trees import flatten
 
 ROWS, TEXT, MOTION, LAYERS = 16, 12, 8, 3
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -97,9 +97,7 @@ def result(family: str, shape: tuple[int, int, int], parts: int = 1, prefix: int
         placed = shardings(llamo.Model, config(family), mesh)
         parallel = Parallel.of(placed, mesh, config(family).text)
 
-    # What is dropped of kept texts is drawn for the whole batch, too.
-    loss = LlamoLoss(config(family), LlamoLossConfig(text_dropout=0.4 if prefix else 0))
-    gradients_of = of_sum(loss, parallel, parts=parts)
+    gradients_of = of_sum(LlamoLoss(config(family), LlamoLossConfig(gist_weight=0.5)), parallel, parts=parts)
 
     def gradients(trained: dict, frozen: dict, batch: dict[str, Batch]) -> tuple:
         return gradients_of(trained, frozen, batch, jax.random.key(1))
@@ -150,30 +148,6 @@ def test_kept_keys_of_prompts_are_split_as_their_rows(shape: tuple[int, int, int
     for path, leaf in expected_gradients.items():
         off = np.abs(gradients[path] - leaf).max() / np.abs(leaf).max()
         assert off < 5e-6, (path, off)
-
-
-def test_text_dropout_hides_heads_of_kept_texts_and_keeps_their_mean() -> None:
-    loss, key = LlamoLoss(config("llama"), LlamoLossConfig(text_dropout=0.4)), jax.random.key(1)
-    rows = {"t2m": batches(4)["t2m"]}
-    noise = loss.draw(rows, key)
-    drawn = np.asarray(noise["t2m"].text)
-    assert drawn.shape == (ROWS, LAYERS, 8, 1, 1) and set(np.unique(drawn)) == {0, np.float32(1 / 0.6)}
-    assert abs(drawn.mean() - 1) < 0.1
-    plain = LlamoLoss(config("llama"), LlamoLossConfig()).draw(rows, key)
-    for name in ("history", "times", "start"):
-        np.testing.assert_array_equal(getattr(noise["t2m"], name), getattr(plain["t2m"], name))
-    prefix = rows["t2m"].prefix
-    hidden = rows["t2m"]._replace(prefix=prefix._replace(values=prefix.values * drawn.astype(np.float16)))
-    whole = {path: leaf for flat in params("llama") for path, leaf in flat.items()}
-    expected, _ = LlamoLoss(config("llama"), LlamoLossConfig()).part(
-        unflatten(whole), {"t2m": hidden}, plain, loss.counts(rows)
-    )
-    found, _ = loss.part(unflatten(whole), rows, noise, loss.counts(rows))
-    assert float(found) == pytest.approx(float(expected), rel=1e-6)
-    with pytest.raises(ValueError, match="text_dropout is of kept prompts"):
-        loss.draw({"t2m": batches()["t2m"]}, key)
-    with pytest.raises(InputError, match=r"text_dropout is 1\.0; expected"):
-        LlamoLossConfig(text_dropout=1.0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 4)])
