@@ -217,7 +217,7 @@ DEMO = Recipe(
         steps=(60, 2600, 80),
         seconds=(10.0, 225.0, 12.0),
     ),
-    loss=LlamoLossConfig(timesteps_per_latent=2, timestep_mean=-0.8, history_noise=0.5, gist_weight=1.0),
+    loss=LlamoLossConfig(timesteps_per_latent=2, timestep_mean=-0.8, history_noise=0.5),
     recogniser_seconds=30.0,
     llm_run=STAGE_0,
 )
@@ -242,7 +242,7 @@ RECORDINGS_SMOLLM2 = dataclasses.replace(
         steps=(100, 9000, 200),
         seconds=(60.0, 5400.0, 60.0),
     ),
-    loss=LlamoLossConfig(timesteps_per_latent=2, gist_weight=1.0),
+    loss=LlamoLossConfig(timesteps_per_latent=2),
     preset="smollm2-135m",
     motion_width=192,
     flow_width=256,

@@ -120,7 +120,7 @@ _CONTENT_WORDS: tuple[tuple[str, str], ...] = (
     ),
     (
         "run",
-        r"(run|running|runs|rac(e|es|ing)|(rush|dash)(es|ing)?|hurr(y|ies|ying)|(speed|zoom)(s|ing)?|hurtl(e|es|ing)|chas(e|es|ing))",
+        r"(run|runs|running|(rac|hurtl|chas)(e|es|ing)|(rush|dash)(es|ing)?|hurr(y|ies|ying)|(speed|zoom)(s|ing)?)",
     ),
     *(
         (
@@ -145,36 +145,36 @@ _CONTENT_WORDS: tuple[tuple[str, str], ...] = (
 
 _STYLE_WORDS: dict[str, str] = {
     "normal": r"(normal|normally|ordinary|usual|usually)",
-    "active": r"(active|actively|energy|energetic|energetically|lively|"
-    r"bouncy|brisk|briskly|zest|life)",
-    "elderly": r"(old|elderly|"
-    r"senior|aged|age|retired)",
-    "exhausted": r"(tired|tiredly|exhausted|weary|wearily|worn out|asleep|slept|"
-    r"sleepy|sleepily|dog tired|rest|last legs)",
-    "feminine": r"(feminine|female|like a (woman|lady)|as a woman would|as women do|"
-    r"ladylike|ladies)",
-    "masculine": r"(masculine|male|manly|like a man|as a man would|as men do|"
-    r"fellows?|chap)",
-    "youthful": r"(young|youth|youthful|youthfully|"
-    r"youngsters?|grown up)",
-    "happy": r"(happy|happily|cheerful|cheerfully|joy|joyful|joyfully|good mood|"
-    r"jolly|glad|gladly|overjoyed|smile|smiling|laughing|high spirits)",
-    "sad": r"(sad|sadly|sadness|unhappy|unhappily|tears|tearfully|cry|heavy heart|"
-    r"sorrow|sorrowful|sorrowfully|lonely|dejected|crying|low spirits|lost a friend)",
-    "angry": r"(angry|angrily|anger|annoyed|mad|tempered|temper|"
-    r"rage|enraged|irritated|cross|hostile|clenched teeth)",
-    "proud": r"(proud|proudly|pride|self assured|sure of (him|her|your|them)sel(f|ves)|chest out|"
-    r"boastful|boastfully|conceited|self satisfied|vain|winner|won|nose)",
-    "shy": r"(shy|shyly|timid|timidly|nervous|nervously|confidence|unsure|"
-    r"coy|coyly|meek|meekly|awkward|awkwardly|self conscious|scared|hide|blushing)",
-    "childish": r"(child|children|childish|childishly|kid|kids|"
-    r"boy|infant|playful|playfully)",
-    "musical": r"(music|musical|rhythm|rhythmic|rhythmically|song|"
-    r"headphones|humming|band|guitar)",
-    "giant": r"(giant|giants|huge|as a house|"
-    r"enormous|gigantic|monster|towering|tons|shake)",
-    "tough": r"(tough|rough|trouble|fight|threatening|threateningly|"
-    r"villain|outlaw|criminal|rowdy|rude|rudely|roughly)",
+    "active": r"(active|actively|energy|energetic|energetically|lively|bouncy|brisk|briskly|zest|life)",
+    "elderly": r"(old|elderly|senior|aged|age|retired)",
+    "exhausted": (
+        r"(tired|tiredly|exhausted|weary|wearily|worn out|asleep|slept|"
+        r"sleepy|sleepily|dog tired|rest|last legs)"
+    ),
+    "feminine": r"(feminine|female|like a (woman|lady)|as a woman would|as women do|ladylike|ladies)",
+    "masculine": r"(masculine|male|manly|like a man|as a man would|as men do|fellows?|chap)",
+    "youthful": r"(young|youth|youthful|youthfully|youngsters?|grown up)",
+    "happy": (
+        r"(happy|happily|cheerful|cheerfully|joy|joyful|joyfully|good mood|"
+        r"jolly|glad|gladly|overjoyed|smile|smiling|laughing|high spirits)"
+    ),
+    "sad": (
+        r"(sad|sadly|sadness|unhappy|unhappily|tears|tearfully|cry|heavy heart|"
+        r"sorrow|sorrowful|sorrowfully|lonely|dejected|crying|low spirits|lost a friend)"
+    ),
+    "angry": r"(angry|angrily|anger|annoyed|mad|tempered|temper|rage|enraged|irritated|cross|hostile|clenched teeth)",
+    "proud": (
+        r"(proud|proudly|pride|self assured|sure of (him|her|your|them)sel(f|ves)|chest out|"
+        r"boastful|boastfully|conceited|self satisfied|vain|winner|won|nose)"
+    ),
+    "shy": (
+        r"(shy|shyly|timid|timidly|nervous|nervously|confidence|unsure|"
+        r"coy|coyly|meek|meekly|awkward|awkwardly|self conscious|scared|hide|blushing)"
+    ),
+    "childish": r"(child|children|childish|childishly|kid|kids|boy|infant|playful|playfully)",
+    "musical": r"(music|musical|rhythm|rhythmic|rhythmically|song|headphones|humming|band|guitar)",
+    "giant": r"(giant|giants|huge|as a house|enormous|gigantic|monster|towering|tons|shake)",
+    "tough": r"(tough|rough|trouble|fight|threatening|threateningly|villain|outlaw|criminal|rowdy|rude|rudely|roughly)",
 }
 """Style -> pattern of the words that name it."""
 

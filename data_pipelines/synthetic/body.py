@@ -27,7 +27,7 @@ _STANDING, _REACH = 0.9945, 0.9965
 _AHEAD = 0.038
 """Of the standing pelvis before the ankles, for the default body, in metres: its weight is over the middle of the
 feet."""
-FOOT_SWAY = 0.0012
+_FOOT_SWAY = 0.0012
 """Metres by which the weight of a body that sways moves feet that stand: in shoes, and in markers on them."""
 _TOE_BEND = 35.0
 """Degrees by which toes bend at most, as they do under a heel that leaves the floor."""
@@ -236,7 +236,7 @@ def pose_body(track: Track, body: Body, rng: np.random.Generator, **metadata) ->
     # Under a raised heel the toes stay flat on the floor, as far as they bend.
     toes = turned @ _pitched(pitch - np.clip(pitch, 0, _TOE_BEND))
     ankles = track.toes + heel_rise(body, foot_yaw, pitch) - np.einsum("tsij,sj->tsi", feet, body.toes)
-    ankles[..., [0, 2]] += FOOT_SWAY * _sway(frames, rng, 4).reshape(frames, 2, 2)
+    ankles[..., [0, 2]] += _FOOT_SWAY * _sway(frames, rng, 4).reshape(frames, 2, 2)
 
     hips = np.stack([body.offsets[JOINT_INDEX[f"{side}_hip"]] for side in SIDES])
     root = np.zeros((frames, 3))

@@ -10,10 +10,7 @@ import pytest
 from data_pipelines.builders.bandai_namco import BandaiNamco
 from data_pipelines.builders.bandai_namco_captions import CONTENTS, STYLES, all_captions, labels_of
 from data_pipelines.builders.bandai_namco_english import (
-    ACTIONS,
-    ACTS,
     DESCRIPTIONS,
-    MANNERS,
     REQUESTS,
     Slots,
     _choices,
@@ -22,6 +19,7 @@ from data_pipelines.builders.bandai_namco_english import (
     english,
     sentences,
 )
+from data_pipelines.builders.bandai_namco_phrases import ACTIONS, ACTS, MANNERS
 from data_pipelines.builders.bandai_namco_unseen import unseen_wordings
 
 PAIRS = list(itertools.product(CONTENTS, STYLES))
