@@ -56,7 +56,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "gcs": ["gcsfs>=2024.6"],
         # accelerate: transformers' own loading of GGUF files, which ours is compared with, asks for it.
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "ruff>=0.15", *GGUF, "accelerate>=1.0"],
+        "test": ["pytest>=9", "pytest-xdist>=3.6", "hypothesis>=6", "ruff>=0.15", *GGUF, "accelerate>=1.0"],
     },
     entry_points={"console_scripts": ["llamo = llamo_jax.cli:main"]},
 )

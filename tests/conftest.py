@@ -6,9 +6,15 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Two processes test at once: threads of PyTorch that wait for one another would take the other's time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Tests compile many small programs once and run them for milliseconds: compile them plainly.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+# Tests compile many small programs once and run them for milliseconds: compile them plainly. A machine that stands
+# still for a while is no deadlock: XLA would abort the process after 40 s.
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_collective_call_terminate_timeout_seconds=300",
+    )
 )
 
 import jax

@@ -42,7 +42,7 @@ def launch(folder: Path, count: int) -> tuple[list[dict], list[int]]:
         for process, log in enumerate(logs)
     ]
     try:
-        codes = [process.wait(timeout=180) for process in running]
+        codes = [process.wait(timeout=500) for process in running]
     finally:
         for process in running:
             process.kill()

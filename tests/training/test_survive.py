@@ -51,7 +51,7 @@ def saved(out: Path) -> set[int]:
 def test_a_run_that_is_killed_again_and_again_is_one_that_never_was(tmp_path: Path) -> None:
     write_latents(tmp_path)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert start(tmp_path, whole).wait(timeout=180) == 0
+    assert start(tmp_path, whole).wait(timeout=500) == 0
     draw, killed_at = random.Random(0), []
     while len(killed_at) < KILLS:
         before = max(saved(cut), default=0)
@@ -69,7 +69,7 @@ def test_a_run_that_is_killed_again_and_again_is_one_that_never_was(tmp_path: Pa
         run.send_signal(signal.SIGKILL)
         run.wait()
         killed_at.append((before, max(saved(cut), default=0)))
-    assert start(tmp_path, cut).wait(timeout=180) == 0
+    assert start(tmp_path, cut).wait(timeout=500) == 0
     assert all(after >= before for before, after in killed_at)  # nothing that was saved is lost
     with np.load(whole / "params.npz") as expected, np.load(cut / "params.npz") as found:
         for path in expected.files:
