@@ -236,8 +236,7 @@ def evaluate_model(
     generation = Generation(recogniser, seed=seed)
     captioning = Captioning(kind.facts, kind.caption_labels, [text for record in train for text in record.captions])
     language = Language(llm)
-    first, second = (*labels, None, None)[:2]
-    lengths = Lengths(train, first, second, seed=seed, max_latents=_longest(model))
+    lengths = Lengths(train, kind.caption_labels, seed=seed, max_latents=_longest(model))
     wordings = None
     if recogniser is not None and (unseen := kind.unseen()):
         wordings = Wordings(recogniser, unseen, generation, seed=seed)

@@ -187,7 +187,7 @@ def write_report(
             sections.append(("captions", "Captions of held-out clips", _captions_html(folder, captions)))
         if asked:
             sections.append(("wordings", "Unseen wordings", _asked_html(asked)))
-        if lengths is not None and lengths.labels:
+        if lengths is not None and lengths.values:
             sections.append(("lengths", "Lengths", _lengths_html(folder, lengths)))
         if chats:
             sections.append(("chat", "The LLM's own replies", _chats_html(chats)))
@@ -362,22 +362,26 @@ def _chats_html(chats: Sequence[Chat]) -> str:
 def _lengths_html(folder: Path, lengths: Lengths) -> str:
     (folder / "curves" / "lengths.svg").write_text(_plot_lengths(lengths), encoding="utf-8")
     rows = []
-    for each in lengths.labels:
-        recorded = np.percentile(each.recorded, (25, 50, 75))
-        generated = 1 + np.searchsorted(each.chances.cumsum() + 1e-9, (0.25, 0.5, 0.75))
+    for each in lengths.values:
+        quartiles = (
+            1 + np.searchsorted(chances.cumsum() + 1e-9, (0.25, 0.5, 0.75))
+            for chances in (each.recorded, each.generated)
+        )
         cells = (
-            f"{len(each.recorded)}, {len(each.held)} held out",
-            *("{1:.0f} ({0:.0f} to {2:.0f})".format(*values) for values in (recorded, generated)),
+            len(each.held),
+            *("{1} ({0} to {2})".format(*values) for values in quartiles),
             _number(each.distance),
             "" if np.isnan(each.floor) else _number(each.floor),
         )
         rows.append(
             f"<tr><td>{_text(each.value)}</td>{''.join(f'<td class=number>{cell}</td>' for cell in cells)}</tr>"
         )
-    columns = (lengths.label or "Motions", "Recordings", "Recorded", "Generated", "Distance", "Held out from training")
+    name = lengths.labels[0] if lengths.labels else "Motions"
+    columns = (name, "Held out", "Recorded", "Generated", "Distance", "Held out from training")
     words = (
-        "Lengths in latents, 7.5 a second: median, with the quartiles. Distance: Wasserstein-1 between generated and "
-        "recorded lengths; beside it the same between held-out recordings and those of the training split."
+        "Lengths in latents, 7.5 a second: median, with the quartiles. Recorded are held-out takes and those of the "
+        "training split with all of their labels. Distance: Wasserstein-1 between generated and recorded lengths; "
+        "beside it the same between held-out recordings and those of the training split."
     )
     image = '<img src="curves/lengths.svg" alt="reliability of the hazard, ranks of lengths, lengths of all motions">'
     return f'<div class="curve">{image}</div><p class="soft">{words}</p>{_table(columns, rows)}'
@@ -401,10 +405,10 @@ def _plot_lengths(lengths: Lengths) -> str:
             ranks.hist(calibration.ranks, bins=10, range=(0, 1), color="tab:blue", alpha=0.7)
             ranks.axhline(len(calibration.ranks) / 10, color="0.6", lw=1, ls="--")
             ranks.set(xlabel="predicted chance of having ended at the take's end", ylabel="takes")
-        weights = np.array([len(each.held) for each in lengths.labels])
-        chances = np.average([each.chances for each in lengths.labels], axis=0, weights=weights)
+        weights = np.array([len(each.held) for each in lengths.values])
+        chances = np.average([each.generated for each in lengths.values], axis=0, weights=weights)
         all_lengths.step(np.arange(1, len(chances) + 1), chances.cumsum(), where="post", lw=1.2, label="generated")
-        held = np.sort(np.concatenate([each.held for each in lengths.labels]))
+        held = np.sort(np.concatenate([each.held for each in lengths.values]))
         share = np.arange(1, len(held) + 1) / len(held)
         all_lengths.step(held, share, where="post", lw=1.2, color="0.4", label="recorded, held out")
         all_lengths.legend(frameon=False)

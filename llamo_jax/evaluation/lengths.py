@@ -33,6 +33,8 @@ NO_MORE = 1e-3
 """A motion that has not ended with this probability is not followed further."""
 END_FRAMES = 4
 """The end of a motion, over which its joints' speed is taken."""
+END_LATENTS = 16
+"""So much of a recording's end goes through the VAE."""
 
 
 class Recorded(Protocol):
@@ -43,16 +45,17 @@ class Recorded(Protocol):
 
 
 class Take(NamedTuple):
-    """What is asked of a recording: its length in latents, its labels, and its `end_speed`."""
+    """What is asked of a recording: its length in latents, its labels, and its last `END_LATENTS`."""
 
     latents: int
     labels: Mapping[str, str]
-    end_speed: float
+    end: Float[np.ndarray, "T 272"]
 
     @classmethod
     def of(cls, features: Float[np.ndarray, "T 272"], labels: Mapping[str, str]) -> "Take":
         """Of a recording's features."""
-        return cls(_latents(features), labels, end_speed(features))
+        latents = _latents(features)
+        return cls(latents, labels, features[: latents * FRAMES_PER_LATENT][-END_LATENTS * FRAMES_PER_LATENT :])
 
 
 class Drawn(NamedTuple):
@@ -76,21 +79,22 @@ class Drawn(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelLengths:
-    """Lengths of one label value, in latents.
+    """Lengths of one label value.
 
     Attributes:
       value: of the label.
-      recorded: of all recordings of it, training and held-out.
-      held: of the held-out ones.
-      chances: of each length from 1 on, of generated motions.
-      distance: Wasserstein-1 between generated and recorded lengths.
-      floor: the same between held-out recordings and those of the training split; NaN where it has none.
+      held: of the held-out takes, in latents.
+      recorded: chances of each length from 1 latent on: those of the held-out takes and of the training split's takes
+        with the same labels, where each held-out take has the same weight together with those that are like it.
+      generated: the same of the motions for the held-out takes' captions.
+      distance: Wasserstein-1 between the two, in latents.
+      floor: the same between the held-out takes and the training split's that are like them; NaN where there are none.
     """
 
     value: str
-    recorded: np.ndarray
     held: np.ndarray
-    chances: np.ndarray
+    recorded: np.ndarray
+    generated: np.ndarray
     distance: float
     floor: float
 
@@ -126,39 +130,40 @@ class Lengths:
     """Draws a motion for one caption of each held-out clip, follows it until it has almost surely ended, and reads the
     takes themselves with their captions.
 
-    - "Length distance": Wasserstein-1 of generated from recorded lengths of each label value, in latents, averaged over
-      the held-out clips. Its control is that of held-out recordings from the training split's;
+    - "Length distance": Wasserstein-1 of generated from recorded lengths of each value of the first label, in latents,
+      averaged over the held-out clips; recorded are these and the training split's recordings that have all of their
+      labels, so that both sides do the same things as often. Its control is that of the held-out recordings alone from
+      those of the training split;
     - "Length error": mean absolute difference of the median length from the take's, in latents. Its control is what the
-      median of the training split's recordings of that label gives;
+      median of the training split's recordings of the first label gives;
     - "Hazard calibration error" and "Unevenness of length ranks": `Calibration`. Their controls are what chance gives;
     - "Ends in mid-motion": motions of drawn length whose joints are faster in the last frames than those of 95 % of
-      the training split's recordings of that label. The control is the same of the held-out recordings.
+      the training split's recordings of the first label. The control is the same of the held-out recordings. All went
+      through the VAE, whose roughness is no motion: "VAE jerk" measures it.
 
     Lengths beyond what a row of training holds count as that length on both sides, and a take that is longer as one
     that does not end.
 
     Attributes:
       train: recordings of the training split.
-      label: what recordings are compared by; None is all together.
-      other: a second label, for a finer guess of the length.
+      labels: names of what captions say of recordings; they are compared by the first, without any all together.
       seed: of the samples.
       batch_size: prompts at once.
       max_seconds: where motions end that the exit head does not.
       max_latents: of the recordings that the model was trained on.
       sampling: how to draw.
-      labels, calibration: set by `run`.
+      values, calibration: set by `run`.
     """
 
     name: ClassVar[str] = "lengths"
     train: Sequence[Recorded]
-    label: str | None = None
-    other: str | None = None
+    labels: Sequence[str] = ()
     seed: int = 0
     batch_size: int = 32
     max_seconds: float = MAX_SECONDS
     max_latents: int | None = None
     sampling: SamplingConfig = SamplingConfig()
-    labels: list[LabelLengths] = dataclasses.field(default_factory=list)
+    values: list[LabelLengths] = dataclasses.field(default_factory=list)
     calibration: Calibration | None = None
 
     def run(self, model: Llamo, held: Held) -> Iterator[Figure]:
@@ -193,28 +198,44 @@ class Lengths:
         return drawn
 
     def _of(self, labels: Mapping[str, str]) -> str:
-        return "all" if self.label is None else labels.get(self.label, "")
+        return labels.get(self.labels[0], "") if self.labels else "all"
 
     def _distances(self, drawn: list[Drawn], takes: list[Take], train: list[Take], most: int) -> Iterator[Figure]:
-        values, trained = (np.array([self._of(take.labels) for take in side]) for side in (takes, train))
-        held, recorded = (np.minimum([take.latents for take in side], most) for side in (takes, train))
-        longest = max(len(each.chances) for each in drawn)
-        chances = np.array([np.pad(each.chances, (0, longest - len(each.chances))) for each in drawn])
-        self.labels = []
+        def key(take: Take) -> tuple[str | None, ...]:
+            return tuple(take.labels.get(name) for name in self.labels)
+
+        held, trained = (np.minimum([take.latents for take in side], most) for side in (takes, train))
+        longest = max(held.max(), trained.max(), *(len(each.chances) for each in drawn))
+        known: dict[tuple, np.ndarray] = {}
+        for take, length in zip(train, trained, strict=True):
+            known.setdefault(key(take), np.zeros(longest))[length - 1] += 1
+        own = np.eye(longest)[held - 1]
+        like = np.array([known.get(key(take), np.zeros(longest)) for take in takes])
+        recorded, before = (_shares(lengths) for lengths in (own + like, like))
+        generated = np.array([np.pad(each.chances, (0, longest - len(each.chances))) for each in drawn])
+        values = np.array([self._of(take.labels) for take in takes])
+        self.values = []
         for value in sorted(set(values)):
-            own, before = held[values == value], recorded[trained == value]
-            both, mean = np.concatenate([before, own]), chances[values == value].mean(0)
-            distance = stats.wasserstein_distance(np.arange(1, longest + 1), both, mean)
-            floor = stats.wasserstein_distance(own, before) if len(before) else np.nan
-            self.labels.append(LabelLengths(str(value), both, own, mean, float(distance), float(floor)))
-        counts = np.array([len(each.held) for each in self.labels])
+            rows = values == value
+            alike = rows & like.any(1)
+            self.values.append(
+                LabelLengths(
+                    str(value),
+                    held[rows],
+                    recorded[rows].mean(0),
+                    generated[rows].mean(0),
+                    distance=_wasserstein(generated[rows].mean(0), recorded[rows].mean(0)),
+                    floor=_wasserstein(own[alike].mean(0), before[alike].mean(0)) if alike.any() else float("nan"),
+                )
+            )
+        counts = np.array([len(each.held) for each in self.values])
         distance, floor = (
-            physics.weighted_mean([getattr(each, name) for each in self.labels], counts)
+            physics.weighted_mean([getattr(each, name) for each in self.values], counts)
             for name in ("distance", "floor")
         )
-        what = f"values of {self.label}" if self.label else "value"
-        note = f"Wasserstein, {len(self.labels)} {what}; control: held-out recordings from the training split's"
-        if longer := int((np.concatenate([held, recorded]) == most).sum()):
+        what = f"values of {self.labels[0]}" if self.labels else "value"
+        note = f"Wasserstein, {len(self.values)} {what}; control: held-out recordings from the training split's"
+        if longer := int((np.concatenate([held, trained]) == most).sum()):
             note += f"; {longer} of {most} latents or more, which count as {most}"
         yield Figure("Length distance", distance, "latents", control=floor, note=note)
 
@@ -233,7 +254,7 @@ class Lengths:
             known = [next(key[:n] for n in range(len(key), -1, -1) if key[:n] in lengths) for key in keys]
             return float(np.abs(held - [np.median(lengths[key]) for key in known]).mean())
 
-        names = tuple(name for name in (self.label, self.other) if name)
+        names = tuple(self.labels[:2])
         error, control = float(np.abs(medians - held).mean()), guess(names[:1])
         note = f"bias {(medians - held).mean():+.1f}; control: the training median"
         note += f" of the {names[0]}" if names else ""
@@ -262,27 +283,34 @@ class Lengths:
     def _ends(
         self, model: Llamo, drawn: list[Drawn], takes: list[Take], train: list[Take], most: int
     ) -> Iterator[Figure]:
-        speeds: dict[str, list[float]] = {}
-        for take in train:
-            speeds.setdefault(self._of(take.labels), []).append(take.end_speed)
-        limits = {value: np.percentile(found, 95) for value, found in speeds.items()}
         # What is cut at the most has not ended.
-        pairs = [
-            (each.latents[: each.length], take)
-            for each, take in zip(drawn, takes, strict=True)
-            if each.length < most and self._of(take.labels) in limits
-        ]
-        known = []
+        ended = [(each.latents[: each.length], take) for each, take in zip(drawn, takes, strict=True)
+                 if each.length < most]  # fmt: skip
+        if not ended:
+            return
+        speeds: dict[str, list[float]] = {}
+        for take, speed in zip(train, self._end_speeds(model, train), strict=True):
+            speeds.setdefault(self._of(take.labels), []).append(speed)
+        limits = {value: np.percentile(found, 95) for value, found in speeds.items()}
+        pairs = [(latents, take) for latents, take in ended if self._of(take.labels) in limits]
+        real = self._end_speeds(model, [take for _, take in pairs])
+        generated = []
         for first in range(0, len(pairs), self.batch_size):
-            part = pairs[first : first + self.batch_size]
-            made = model.codec.decode([latents for latents, _ in part])
-            known += [(end_speed(m), take.end_speed, limits[self._of(take.labels)])
-                      for m, (_, take) in zip(made, part, strict=True)]  # fmt: skip
-        if known:
-            generated, real, limit = np.array(known).T
+            made = model.codec.decode([latents for latents, _ in pairs[first : first + self.batch_size]])
+            generated += map(end_speed, made)
+        if pairs:
+            limit = np.array([limits[self._of(take.labels)] for _, take in pairs])
             note = f"faster in the last {END_FRAMES} frames than 95 % of the training split's recordings of the label"
-            share, control = (100 * float((speed > limit).mean()) for speed in (generated, real))
+            share, control = (100 * float((np.array(side) > limit).mean()) for side in (generated, real))
             yield Figure("Ends in mid-motion", share, "%", control=control, note=note)
+
+    def _end_speeds(self, model: Llamo, takes: list[Take]) -> list[float]:
+        """Of recordings as the VAE gives them back."""
+        found: list[float] = []
+        for first in range(0, len(takes), self.batch_size):
+            ends = [take.end for take in takes[first : first + self.batch_size]]
+            found += map(end_speed, model.codec.decode(model.codec.encode(ends)))
+        return found
 
 
 def drawn_lengths(
@@ -396,6 +424,16 @@ def _chances(survival: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     ended = 1 - survival.astype(np.float64)
     ended = np.append(ended[1:], 1.0)  # a motion has at least one latent, and ends where it is not followed further
     return np.diff(ended, prepend=0.0)
+
+
+def _shares(counts: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
+    """Rows that add up to 1; of a row without counts zeros."""
+    return counts / np.maximum(counts.sum(-1, keepdims=True), 1)
+
+
+def _wasserstein(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
+    """Wasserstein-1 between chances of the lengths 1 to n."""
+    return float(np.abs((a - b).cumsum()).sum())
 
 
 def _length(survival: Float[np.ndarray, " n"], threshold: float) -> int:

@@ -125,6 +125,21 @@ def drawn_of(chances: dict[int, float], length: int, speed: float = 0.0) -> Draw
     return Drawn(np.full((max(longest, length), 1), speed), row, length)
 
 
+class Sliding:
+    """A codec that keeps of a motion how fast it ends: decoded, all of it slides as fast."""
+
+    def __init__(self) -> None:
+        self.decoded: list[list[int]] = []
+
+    @staticmethod
+    def encode(motions: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.full((len(each) // 4, 1), end_speed(each)) for each in motions]
+
+    def decode(self, latents: list[np.ndarray]) -> list[np.ndarray]:
+        self.decoded.append([len(each) for each in latents])
+        return [bodies.clip(bodies.sliding(4 * len(each), (0, 0, each[0, 0]))).features() for each in latents]
+
+
 def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     train = [example(10, "walk", "old"), example(14, "walk"), example(20, "wave", end=1.0), example(90, "walk")]
     held = Held([example(12, "walk", "old", end=2.0), example(22, "wave")])
@@ -132,19 +147,14 @@ def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "drawn_lengths", lambda *_, **__: drawn)
     monkeypatch.setattr(module, "take_hazards", lambda *_: [np.full(13, 0.1), np.full(23, 0.1)])
 
-    def decode(latents: list[np.ndarray]) -> list[np.ndarray]:
-        assert [len(each) for each in latents] == [12, 20]  # as long as was drawn
-        return [bodies.clip(bodies.sliding(4 * len(each), (0, 0, each[0, 0]))).features() for each in latents]
-
-    measure = Lengths(train, "content", "style", batch_size=2, max_latents=60)
-    model = SimpleNamespace(codec=SimpleNamespace(decode=decode))
-    figures = {figure.name: figure for figure in measure.run(model, held)}
+    measure = Lengths(train, ("content", "style"), batch_size=2, max_latents=60)
+    codec = Sliding()
+    figures = {figure.name: figure for figure in measure.run(SimpleNamespace(codec=codec), held)}
     assert {figure.group for figure in figures.values()} == {"Lengths, 2 held-out captions"}
     distance = figures["Length distance"]
-    # Walks 12 against 10, 12, 14 and 90, which counts as 60; waves 16 and 20 against 20 and 22.
-    walk, wave = stats.wasserstein_distance([12], [10, 12, 14, 60]), (0.5 * 4 + 0.1 * 6 + 0.4 * 2)
-    assert distance.value == pytest.approx((walk + wave) / 2)
-    assert distance.control == pytest.approx(((2 + 2 + 48) / 3 + 2) / 2)  # 12 from 10, 14 and 60, 22 from 20
+    # Walks of an old one 12 against 10 and 12; waves 16 and 20 against 20 and 22. Other walks were not asked for.
+    assert distance.value == pytest.approx((1 + (0.5 * 4 + 0.1 * 6 + 0.4 * 2)) / 2)
+    assert distance.control == pytest.approx((2 + 2) / 2)  # 12 from 10, 22 from 20
     assert "1 of 60 latents or more, which count as 60" in distance.note
     error = figures["Length error"]
     assert error.value == pytest.approx((0 + 6) / 2)  # medians 12 and 16
@@ -153,23 +163,41 @@ def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     # Walks in training stand still at their end, waves slide by 1 m/s; all that is drawn slides by 0.5.
     ends = figures["Ends in mid-motion"]
     assert (ends.value, ends.control) == (50, 50)
+    # Ends of recordings, no more than that; motions as long as was drawn.
+    assert codec.decoded == [[10, 14], [16, 16], [12, 16], [12, 20]]
     assert figures["Hazard calibration error"].value == pytest.approx(100 * measure.calibration.error)
-    assert [each.value for each in measure.labels] == ["walk", "wave"]
+    assert [each.value for each in measure.values] == ["walk", "wave"]
 
 
 def test_without_labels_all_recordings_are_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "drawn_lengths", lambda *_, **__: [drawn_of({8: 1.0}, 8)])
     monkeypatch.setattr(module, "take_hazards", lambda *_: [np.full(13, 0.1)])
-    still = SimpleNamespace(decode=lambda latents: [example(len(each), "walk").features for each in latents])
     measure = Lengths([example(10, "walk"), example(14, "wave")], batch_size=1)
     figures: dict[str, Figure] = {
-        figure.name: figure for figure in measure.run(SimpleNamespace(codec=still), Held([example(12, "walk")]))
+        figure.name: figure for figure in measure.run(SimpleNamespace(codec=Sliding()), Held([example(12, "walk")]))
     }
     assert figures["Length error"].value == 4 and figures["Length error"].control == 0
     assert figures["Length distance"].value == pytest.approx(4)
+    assert figures["Length distance"].control == pytest.approx(2)  # 12 from 10 and 14
     assert figures["Length error"].note == "bias -4.0; control: the training median"
     # Nothing to compare with: no figures.
     assert list(Lengths([]).run(SimpleNamespace(), Held([example(12, "walk")]))) == []
+
+
+def test_both_sides_of_a_distance_do_the_same_things_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two held-out walks are old ones, which last longer, and one is none; of a sad walk there is no other."""
+    train = [*[example(10, "walk")] * 6, example(30, "walk", "old")]
+    takes = [example(30, "walk", "old"), example(30, "walk", "old"), example(10, "walk"), example(50, "walk", "sad")]
+    drawn = [drawn_of({30: 1.0}, 30), drawn_of({30: 1.0}, 30), drawn_of({11: 1.0}, 11), drawn_of({50: 1.0}, 50)]
+    monkeypatch.setattr(module, "drawn_lengths", lambda *_, **__: drawn)
+    monkeypatch.setattr(module, "take_hazards", lambda *_: [np.full(3, 0.1)] * 4)
+    measure = Lengths(train, ("content", "style"), batch_size=4)
+    figures = {figure.name: figure for figure in measure.run(SimpleNamespace(codec=Sliding()), Held(takes))}
+    distance = figures["Length distance"]
+    assert (distance.value, distance.control) == (pytest.approx(1 / 4), pytest.approx(0))
+    (walk,) = measure.values
+    assert stats.wasserstein_distance(np.arange(1, 51), [30, 30, 10, 50], walk.recorded) == pytest.approx(0)
+    assert walk.recorded.sum() == pytest.approx(1) and walk.held.tolist() == [30, 30, 10, 50]
 
 
 def test_what_is_cut_has_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
