@@ -56,6 +56,9 @@ class LlamoLossConfig(Config):
     history_noise: float = 0.3
     """Standard deviation of the noise on input latents of text-to-motion, in standard deviations of a latent
     channel."""
+    history_hidden: float = 0.0
+    """Share of the motions of text-to-motion whose input latents are noise alone, so that each latent must come from
+    the text. Generation always has its history."""
 
     gist_weight: float = 0.0
     """Of the gist (`gists`) that the motion tower foretells at [BOM], where it knows the text alone. The flow loss says
@@ -147,6 +150,7 @@ class Noise(NamedTuple):
     """What a batch of text-to-motion draws, k times for each slot."""
 
     history: Float[Array, "B T Z"]
+    hiding: Float[Array, "B T"]
     times: Float[Array, "B k T"]
     start: Float[Array, "B k T Z"]
 
@@ -160,7 +164,22 @@ def _generation_noise(loss: LlamoLossConfig, batch: Batch, key: Array) -> Noise:
     else:
         times = jax.nn.sigmoid(loss.timestep_mean + jax.random.normal(time_key, looks))
     start = jax.random.normal(noise_key, (loss.timesteps_per_latent, *shape))
-    return Noise(jax.random.normal(history_key, shape), jnp.moveaxis(times, 0, 1), jnp.moveaxis(start, 0, 1))
+    return Noise(
+        history=jax.random.normal(history_key, shape),
+        hiding=jax.random.uniform(jax.random.fold_in(history_key, 1), shape[:2]),
+        times=jnp.moveaxis(times, 0, 1),
+        start=jnp.moveaxis(start, 0, 1),
+    )
+
+
+def _history(loss: LlamoLossConfig, motion: MotionRows, noise: Noise) -> Float[Array, "B T Z"]:
+    """The latents as inputs."""
+    noisy = motion.latents + loss.history_noise * noise.history
+    if not loss.history_hidden:
+        return noisy
+    # One draw for each motion of a row: segments count from 1.
+    of_motion = jnp.take_along_axis(noise.hiding, jnp.maximum(motion.segments - 1, 0), axis=1)
+    return jnp.where((of_motion < loss.history_hidden)[..., None], noise.history, noisy)
 
 
 def _generation_counts(batch: Batch) -> Counts:
@@ -178,14 +197,13 @@ def _generation_loss(
     parallel: Parallel,
 ) -> tuple[Array, Metrics]:
     motion = batch.motion
-    latents = motion.latents
-    inputs = latents + loss.history_noise * noise.history
     # Text comes first, so nothing that trains lies behind it.
+    inputs = _history(loss, motion, noise)
     _, h = llamo.hidden(params, config, batch, latents=inputs, text_first=True, parallel=parallel)
     # In float32 on every mesh, as on one device: the flow head is small, and sees small differences.
     heads = {name: parallel.gather(params[name], name, jnp.float32) for name in ("flow_head", "exit_head")}
     head = heads["flow_head"]
-    t, start, latents = noise.times, noise.start, latents[:, None]
+    t, start, latents = noise.times, noise.start, motion.latents[:, None]
     x_t = (1 - t)[..., None] * start + t[..., None] * latents
     predicted = flow.velocity(head, x_t, flow.modulations(head, h[:, None], flow.embed_time(head, t)))
     error = jnp.square(predicted - (latents - start)).mean((1, 3))

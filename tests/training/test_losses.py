@@ -4,14 +4,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llamo_jax.batch import MotionRows
+from llamo_jax.batch import Batch, MotionRows
 from llamo_jax.config import MotionVAEConfig
 from llamo_jax.models.declaration import init
 from llamo_jax.models.motion_vae import MotionVAE
 from llamo_jax.motion import MotionClip, rotations
 from llamo_jax.motion.skeleton import FEET
 from llamo_jax.motion.statistics import Statistics
-from llamo_jax.training.losses import ABSOLUTE_MEAN, GIST_PARTS, VAELossConfig, foot_velocities, gists, vae_loss
+from llamo_jax.training import losses
+from llamo_jax.training.losses import (
+    ABSOLUTE_MEAN,
+    GIST_PARTS,
+    LlamoLossConfig,
+    VAELossConfig,
+    foot_velocities,
+    gists,
+    vae_loss,
+)
 
 
 def turning_walk(frames: int = 40) -> MotionClip:
@@ -70,3 +79,21 @@ def test_gists_are_of_each_motion_of_a_row() -> None:
     found = np.asarray(gists(MotionRows(latents, start, positions, segments)))
     np.testing.assert_allclose(found[0, :first], expected, atol=1e-6)
     assert not found[0, first:].any()
+
+
+def test_a_share_of_motions_is_hidden_whole() -> None:
+    """Of 200 rows of three motions; the others have the noise of the history."""
+    segments = np.repeat([[1, 1, 2, 2, 2, 3, 0, 0]], 200, 0)
+    motion = MotionRows(5 + np.zeros((200, 8, 4)), segments == 0, np.zeros_like(segments), segments)
+    batch = Batch(None, motion)
+    loss = LlamoLossConfig(history_noise=0.1, history_hidden=0.25)
+    noise = losses._generation_noise(loss, batch, jax.random.key(0))
+    inputs = np.asarray(losses._history(loss, motion, noise))
+    hidden = np.abs(inputs - noise.history).max(-1) == 0
+    np.testing.assert_allclose(inputs[~hidden], (5 + 0.1 * noise.history)[~hidden], rtol=1e-6)
+    for first, last in ((0, 2), (2, 5), (5, 6)):
+        each = hidden[:, first:last]
+        assert (each.all(1) == each.any(1)).all() and 0.15 < each.mean() < 0.35
+    assert (hidden[:, 0] != hidden[:, 2]).any()  # motions of a row apart
+    whole = np.asarray(losses._history(LlamoLossConfig(history_noise=0.1), motion, noise))
+    np.testing.assert_allclose(whole, 5 + 0.1 * noise.history, rtol=1e-6)

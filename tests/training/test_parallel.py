@@ -97,7 +97,8 @@ def result(family: str, shape: tuple[int, int, int], parts: int = 1, prefix: int
         placed = shardings(llamo.Model, config(family), mesh)
         parallel = Parallel.of(placed, mesh, config(family).text)
 
-    gradients_of = of_sum(LlamoLoss(config(family), LlamoLossConfig(gist_weight=0.5)), parallel, parts=parts)
+    loss = LlamoLoss(config(family), LlamoLossConfig(history_hidden=0.4, gist_weight=0.5))
+    gradients_of = of_sum(loss, parallel, parts=parts)
 
     def gradients(trained: dict, frozen: dict, batch: dict[str, Batch]) -> tuple:
         return gradients_of(trained, frozen, batch, jax.random.key(1))
