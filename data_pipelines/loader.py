@@ -14,7 +14,7 @@ from data_pipelines.prompt_cache import PromptCache, longest_prefix
 from data_pipelines.records import LatentRecord
 from data_pipelines.skipped import Reader, Skipped
 from data_pipelines.streams import ShardedBatches, require_enough, rows_of_shard, sample_stream
-from data_pipelines.tasks import TASKS, Drawn, Task, wording
+from data_pipelines.tasks import TASKS, Drawn, Said, Task, wording
 from llamo_jax import prompts
 from llamo_jax.batch import Batch
 from llamo_jax.config import Config, require
@@ -180,16 +180,17 @@ class LatentLoader(ShardedBatches):
             self.skipped.captions += len(everything) - len(texts)
             if self.cache is not None and not task.text_follows:
                 texts = texts[: self.cache.texts]
-                lengths = [longest_prefix(task, said, self._tokenizer) for said in texts]
-                fitting = [said for said, n in zip(texts, lengths, strict=True) if n <= config.room_for_prefixes]
-            else:
-                lengths = [max(task.text_lengths(said, self._tokenizer, self._eom_id)) for said in texts]
-                fitting = [said for said, n in zip(texts, lengths, strict=True) if n <= config.text_len]
+            needed = [self._tokens(task, said) for said in texts]
+            fitting = [
+                said
+                for said, (prefix, text) in zip(texts, needed, strict=True)
+                if prefix <= config.room_for_prefixes and text <= config.text_len
+            ]
             self.skipped.captions += len(texts) - len(fitting)
             if not fitting:
                 self.skipped.records += 1
                 in_a_row += 1
-                self._require_some(in_a_row, max(lengths, default=0))
+                self._require_some(in_a_row, needed[-1] if needed else (0, 0))
                 return None
             in_a_row = 0
             drawn = Drawn(
@@ -204,12 +205,26 @@ class LatentLoader(ShardedBatches):
 
         return sample
 
-    def _require_some(self, in_a_row: int, longest: int) -> None:
-        if in_a_row >= max(1000, 2 * len(self.numbers) // self.shards):
+    def _tokens(self, task: Task, said: Said) -> tuple[int, int]:
+        """Tokens that a sentence takes among the prefixes, and in the text stream, in its longest wording."""
+        around = task.text_lengths(said, self._tokenizer, self._eom_id)
+        if self.cache is None:
+            return 0, max(before + after for before, after in around)
+        return longest_prefix(task, said, self._tokenizer), max(after for _, after in around)
+
+    def _require_some(self, in_a_row: int, last: tuple[int, int]) -> None:
+        if in_a_row < max(1000, 2 * len(self.numbers) // self.shards):
+            return
+        (prefix, text), room = last, self._config.room_for_prefixes
+        found = f"none of {in_a_row} records that were drawn has a caption that fits"
+        if prefix > room:
             raise InputError(
-                f"none of {in_a_row} records that were drawn has a caption that fits {self._config.text_len} text "
-                f"tokens with its prompt (the last takes {longest}): raise text_len"
+                f"{found} {room} tokens before its motion (the last takes {prefix}): raise "
+                f"{'prefix_len' if self._config.prefix_len else 'text_len'}"
             )
+        raise InputError(
+            f"{found} {self._config.text_len} text tokens with its prompt (the last takes {text}): raise text_len"
+        )
 
 
 class TextLoader(ShardedBatches):

@@ -95,7 +95,7 @@ def plan(
       The prompts, how many texts of each record they are, and how many texts a record has at most.
 
     Raises:
-      InputError: no record has a text, or there is no room for one text of each.
+      InputError: no record has a text, no prompt fits, or there is no room for one text of each.
     """
     texts = [(task, [said for said in task.texts(record) if said.text.strip()]) for record in records for task in tasks]
     trie, most = Trie(), max((len(each) for _, each in texts), default=0)
@@ -115,6 +115,8 @@ def plan(
                     f"raise prompt_cache, or set it to 0"
                 )
             return trie, count, most
+        if not larger.prompts:
+            raise InputError(f"no prompt of a text fits {prefix_len} tokens; raise prefix_len")
         trie = larger
     return trie, most, most
 
@@ -210,6 +212,8 @@ def prompt_cache(
     if path.exists():
         shutil.rmtree(path)  # of another tower or of other texts: two would take twice the room
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.stem}-*"):
+        shutil.rmtree(left)  # of a run that was killed while it wrote
     # A file that is mapped takes its room while it is written, and kills the process where there is none.
     if (free := shutil.disk_usage(path.parent).free) < 1.1 * len(trie) * per_token:
         found = f"{free / 1e9:.1f} GB are free, and kept prompts take {len(trie) * per_token / 1e9:.1f}"

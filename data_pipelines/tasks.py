@@ -62,7 +62,7 @@ class Task:
       text_follows: text comes after the motion.
       texts: record -> the sentences that are drawn for this task.
       sample: (what was drawn, tokenizer, [EOM], random numbers) -> the sample.
-      text_lengths: (sentence, tokenizer, [EOM]) -> tokens of the text stream, for each wording.
+      text_lengths: (sentence, tokenizer, [EOM]) -> tokens of text before and after the motion, for each wording.
       prefixes: (sentence, tokenizer) -> all token ids that may come before the motion, where each sentence has one
         wording.
     """
@@ -71,7 +71,7 @@ class Task:
     text_follows: bool
     texts: Callable[[Texts], list[Said]]
     sample: Callable[[Drawn, Tokenizer, int, np.random.Generator], Sample]
-    text_lengths: Callable[[Said, Tokenizer, int], list[int]]
+    text_lengths: Callable[[Said, Tokenizer, int], list[tuple[int, int]]]
     prefixes: Callable[[Said, Tokenizer], list[list[int]]]
 
 
@@ -111,9 +111,9 @@ def _own_prompt(said: Said, tokenizer: Tokenizer) -> list[int]:
     return prompts.motion_prompt(tokenizer, said.text, wording(own, _wordings(said)))
 
 
-def _generate_lengths(said: Said, tokenizer: Tokenizer, eom_id: int) -> list[int]:
+def _generate_lengths(said: Said, tokenizer: Tokenizer, eom_id: int) -> list[tuple[int, int]]:
     del eom_id
-    return [len(prompts.motion_prompt(tokenizer, said.text, number)) for number in range(_wordings(said))]
+    return [(len(prompts.motion_prompt(tokenizer, said.text, number)), 0) for number in range(_wordings(said))]
 
 
 def _generate_prefixes(said: Said, tokenizer: Tokenizer) -> list[list[int]]:
@@ -125,10 +125,10 @@ def _describe(drawn: Drawn, tokenizer: Tokenizer, eom_id: int, rng: np.random.Ge
     return motion_to_text(before, drawn.latents, after, prompts.caption_target(tokenizer, drawn.said.text))
 
 
-def _describe_lengths(said: Said, tokenizer: Tokenizer, eom_id: int) -> list[int]:
+def _describe_lengths(said: Said, tokenizer: Tokenizer, eom_id: int) -> list[tuple[int, int]]:
     target = len(prompts.caption_target(tokenizer, said.text))
     around = [prompts.caption_prompt(tokenizer, eom_id, number) for number in range(len(prompts.MOTION_TO_TEXT))]
-    return [len(before) + len(after) + target for before, after in around]
+    return [(len(before), len(after) + target) for before, after in around]
 
 
 def _describe_prefixes(said: Said, tokenizer: Tokenizer) -> list[list[int]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import llamo_jax
-from data_pipelines.builders import DATASETS, Synthetic
+from data_pipelines.builders import DATASETS, BandaiNamco, Synthetic
 from data_pipelines.builders.dataset import Dataset, build
 from data_pipelines.folder import MotionFolder
 from experiments.evaluate import Clock, evaluate_model, held_out, machine, model_facts
@@ -108,12 +108,14 @@ class Demo(Reporting):
 
     def _dataset(self) -> Dataset:
         kind = next(kind for kind in DATASETS if kind.name == self.corpus)
+        options: dict[str, Any] = {"source": self.source, "num_clips": self.clips, "seed": self.seed}
+        if kind is BandaiNamco:
+            options["captions"] = self.captions
+        elif self.captions != "templates":
+            raise InputError(f"--captions {self.captions}: {self.corpus} has captions of its own; leave it out")
         taken = {field.name for field in dataclasses.fields(kind)}
         if "source" in taken and self.source is None:
             raise InputError(f"--corpus {self.corpus} needs --source: the folder of the recordings")
-        if self.captions != "templates" and "captions" not in taken:
-            raise InputError(f"--captions {self.captions}: {self.corpus} has captions of its own; leave it out")
-        options = {"source": self.source, "num_clips": self.clips, "seed": self.seed, "captions": self.captions}
         return kind(**{name: value for name, value in options.items() if name in taken})
 
     def _data(self, dataset: Dataset) -> MotionFolder:

@@ -7,6 +7,7 @@ python -m experiments.pretrain paper-3b --llm ... --mesh 1,64,1 --stage2.run.ste
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,7 +38,7 @@ from llamo_jax.models.parallel import Parallel
 from llamo_jax.presets import LLMS, llamo_config
 from llamo_jax.prompts import chat_turns
 from llamo_jax.remote import AnyPath
-from llamo_jax.storage.bundle import Bundle, read_codec, require_replaceable, write_bundle
+from llamo_jax.storage.bundle import Bundle, read_codec, require_replaceable, turns_of, write_bundle
 from llamo_jax.storage.hub import Source
 from llamo_jax.storage.huggingface import load_llm, load_tokenizer, resolve_llm, save_llm
 from llamo_jax.tokenizer import Tokenizer, Turns, train_tokenizer
@@ -109,8 +110,6 @@ def pretrain(
     out = traces.out
     require_replaceable(out / "bundle")
     tokenizer, statistics = load_tokenizer(llm.folder), latents.statistics
-    if recipe.chat and tokenizer.chats:
-        tokenizer.turns = _turns(out, tokenizer)
     if not codec.latents.equals(statistics):
         found = "the latents are not of this VAE (their statistics differ)"
         raise InputError(f"{latents.path}: {found}; encode the data with it again")
@@ -123,10 +122,13 @@ def pretrain(
     placed = shardings(llamo.Model, config, meshes[0])
     params = flatten(llamo.init_motion(config, jax.random.key(seed), text, placed))
     frozen = {f"text/{path}": leaf for path, leaf in flatten(text).items()}
+    weights = fingerprint(frozen)
+    if recipe.chat and tokenizer.chats:
+        tokenizer.turns = _turns(out, tokenizer, weights, llm_config.vocab_size)
     records = latents.split("train")
     measured = {"mean": statistics.mean, "std": statistics.std}
     settings = {
-        "llm": llm_config.to_json() | {"weights": fingerprint(frozen)},
+        "llm": llm_config.to_json() | {"weights": weights},
         "recipe": identity(recipe),
         "seed": seed,
         "data": latents.manifest["records"] | {"latents": fingerprint(measured), "captions": _captions_of(latents)},
@@ -214,27 +216,29 @@ def _flops(stage: StageRecipe, config: LlamoConfig, recipe: Recipe) -> dict[str,
     """Part of the model -> floating-point operations of a step."""
     lengths = {"text_len": recipe.loader.text_len, "motion_len": recipe.loader.motion_len}
     looks = recipe.loss.timesteps_per_latent
-    kept = recipe.prompt_cache > 0
-    return step_flops(config, stage.rows, **lengths, timesteps=looks, trains=stage.run.trainable, kept_prompts=kept)
+    prefix_len = recipe.loader.room_for_prefixes if recipe.prompt_cache else 0
+    return step_flops(config, stage.rows, **lengths, timesteps=looks, trains=stage.run.trainable, prefix_len=prefix_len)
 
 
-def _turns(out: AnyPath, tokenizer: Tokenizer) -> Turns:
-    """What the chat template puts around what a person says, kept in the run's folder: some templates say the day."""
-    file = out / "turns.json"
-    if file.exists():
-        found = read_json(file)
-    else:
-        # Every process takes the first's, who may live in another day.
-        found = hosts.gather_json(chat_turns(tokenizer))[0]
-        if hosts.is_first():
-            with remote.published(file) as temporary:
-                temporary.write_text(json.dumps(found) + "\n", encoding="utf-8")
-    return {task: (tuple(before), tuple(after)) for task, (before, after) in found.items()}
+def _turns(out: AnyPath, tokenizer: Tokenizer, weights: int, vocab_size: int) -> Turns:
+    """What the LLM's chat template puts around what a person says, kept in the run's folder: some templates say the
+    day."""
+    file, llm = out / "turns.json", str(weights)
+    kept = read_json(file) if file.exists() else {}
+    if not isinstance(kept, dict):
+        raise InputError(f"{file}: no turns of LLMs; remove it")
+    # Every process takes the first's, who may live in another day.
+    found = hosts.gather_json(kept[llm] if llm in kept else chat_turns(tokenizer))[0]
+    if llm not in kept and hosts.is_first():
+        with remote.published(file) as temporary:
+            temporary.write_text(json.dumps(kept | {llm: found}) + "\n", encoding="utf-8")
+    return turns_of(file, found, vocab_size)
 
 
 def _captions_of(latents: LatentFolder) -> dict[str, Any]:
-    """What of a data set's identity its latents do not show, without folders of this machine."""
-    return {name: value for name, value in latents.manifest["dataset"].items() if name != "source"}
+    """What of a data set's identity its latents do not show, without paths of this machine."""
+    identity = latents.manifest["dataset"].items()
+    return {name: value for name, value in identity if not (isinstance(value, str) and os.path.isabs(value))}
 
 
 def _prompt_cache(

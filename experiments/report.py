@@ -275,9 +275,7 @@ def _figures_html(figures: Sequence[Judged]) -> str:
             f'<td class="number">{_text(judged.words)}</td><td>{_mark(judged.passed)}</td>'
             f'<td class="number">{control}</td><td class="soft">{_text(figure.note)}</td></tr>'
         )
-    columns = ("Figure", "Measured", "Aim", "Result", "Real or control", "How")
-    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return _table(("Figure", "Measured", "Aim", "Result", "Real or control", "How"), rows)
 
 
 def _mark(passed: bool | None, words: tuple[str, str] = ("met", "missed")) -> str:
@@ -329,8 +327,7 @@ def _captions_html(folder: Path, captions: Sequence[CaptionRow]) -> str:
             f'<tr><td style="width:34%">{_text(row.name)}{strip}</td><td>“{_text(row.caption)}”</td>'
             f'<td>{_mark(row.right, ("right", "wrong"))}</td><td class="soft"><ul>{references}</ul></td></tr>'
         )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Clip", "The model says", "Result", "References"))
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return _table(("Clip", "The model says", "Result", "References"), rows)
 
 
 def _table(columns: Sequence[str], rows: Sequence[str]) -> str:

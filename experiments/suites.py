@@ -31,7 +31,13 @@ COMMON: dict[str, Aim] = {
 }
 
 SUITES: dict[str, Mapping[str, Aim]] = {
-    "synthetic": COMMON | {"Recognised action of generated": Aim(low=80), "Captions: action": Aim(low=90)},
+    "synthetic": COMMON
+    | {
+        "Recognised action of generated": Aim(low=80),
+        "Recognised count of generated": Aim(below_control=5),
+        "Captions: action": Aim(low=90),
+        "Captions: sequence": Aim(low=75),  # pairs of actions, both and in their order
+    },
     "bandai_namco": COMMON
     | {
         "Recognised content of generated": Aim(low=90),

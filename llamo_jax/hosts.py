@@ -144,7 +144,7 @@ def barrier(name: str) -> None:
 def gather_json(value: Any) -> list[Any]:
     """The JSON values of all processes, by their numbers, on all processes."""
     if jax.process_count() == 1:
-        return [value]
+        return [json.loads(json.dumps(value))]
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     with jax.transfer_guard("allow"):
         lengths = multihost_utils.process_allgather(np.int32(len(data)))

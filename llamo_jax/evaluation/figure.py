@@ -32,11 +32,13 @@ class Aim(NamedTuple):
       low: at least this; None for no such aim.
       high: at most this; None for no such aim.
       of_control: both are factors on the figure's control.
+      below_control: at most so much less than the control; None for no such aim.
     """
 
     low: float | None = None
     high: float | None = None
     of_control: bool = False
+    below_control: float | None = None
 
 
 class Judged(NamedTuple):
@@ -48,6 +50,9 @@ class Judged(NamedTuple):
     @property
     def bounds(self) -> tuple[float | None, float | None]:
         """The aim in the figure's own unit."""
+        if self.aim.below_control is not None:
+            control = self.figure.control
+            return None if control is None else control - self.aim.below_control, None
         factor = self.figure.control if self.aim.of_control else 1.0
         low, high = (None if bound is None or factor is None else bound * factor for bound in self.aim[:2])
         return low, high

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from llamo_jax.evaluation.figure import Figure
 from llamo_jax.evaluation.recogniser import Recogniser
-from llamo_jax.evaluation.suite import Held
+from llamo_jax.evaluation.suite import Held, batches
 from llamo_jax.motion import MotionClip, physics
 from llamo_jax.motion.representation import MAX_SECONDS
 
@@ -108,13 +108,10 @@ class Generation:
         return Generated(clips, features, long, seen, seen_real)
 
     def _clips(self, model: TextToMotion, prompts: list[str], bar: tqdm, **length: float) -> list[MotionClip]:
-        """Batches of one shape: the last is filled up with its first prompt. Each batch draws from its own seed."""
+        """Each batch draws from its own seed."""
         clips: list[MotionClip] = []
-        for number, start in enumerate(range(0, len(prompts), self.batch_size)):
-            chosen = prompts[start : start + self.batch_size]
-            filler = [chosen[0]] * (self.batch_size - len(chosen)) if start else []
-            made = model.generate(chosen + filler, seed=self.seed + number, **length, **self.settings)
-            clips += made[: len(chosen)]
+        for number, texts, count in batches(prompts, self.batch_size):
+            clips += model.generate(texts, seed=self.seed + number, **length, **self.settings)[:count]
             bar.update()
         return clips
 

@@ -90,7 +90,12 @@ class Language:
                 note = f"the LLM is too large for float64 here; float32 on both sides, logits up to {scale}"
                 yield Figure("Text logits against transformers", f["logit_error"], "", group, note=note)
         if model.tokenizer.chats:
-            self.chats = chat_replies(model, self.llm)
+            try:
+                self.chats = chat_replies(model, self.llm)
+            except InputError as error:
+                # The other figures are not lost with this one.
+                yield Figure("Chat replies changed", math.nan, "", group, note=f"not asked: {error}")
+                return
             changed = sum(chat.ids[0] != chat.ids[1] for chat in self.chats)
             note = f"greedy, {REPLY_TOKENS} tokens"
             yield Figure("Chat replies changed", changed, f"of {len(self.chats)}", group, note=note)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from llamo_jax.config import SamplingConfig
 from llamo_jax.errors import InputError
 from llamo_jax.evaluation.figure import Figure
-from llamo_jax.evaluation.suite import Held
+from llamo_jax.evaluation.suite import Held, batches
 from llamo_jax.inference.buckets import padded_arrays
 from llamo_jax.inference.decoding import draw, hazards, schedule, start, thresholds_of
 from llamo_jax.motion import physics
@@ -55,7 +55,8 @@ class Take(NamedTuple):
     def of(cls, features: Float[np.ndarray, "T 272"], labels: Mapping[str, str]) -> "Take":
         """Of a recording's features."""
         latents = _latents(features)
-        return cls(latents, labels, features[: latents * FRAMES_PER_LATENT][-END_LATENTS * FRAMES_PER_LATENT :])
+        end = features[: latents * FRAMES_PER_LATENT][-END_LATENTS * FRAMES_PER_LATENT :]
+        return cls(latents, labels, end.copy())  # no view, which would hold the whole recording
 
 
 class Drawn(NamedTuple):
@@ -185,16 +186,13 @@ class Lengths:
             yield dataclasses.replace(figure, group=f"Lengths, {len(chosen)} held-out captions")
 
     def _draw(self, model: Llamo, prompts: list[str], most: int) -> list[Drawn]:
-        """Batches of one shape, as `Generation` has them: the last is filled up with its first prompt."""
         drawn: list[Drawn] = []
-        starts = range(0, len(prompts), self.batch_size)
-        for number, first in enumerate(tqdm(starts, desc="lengths", unit="batch", mininterval=1.0)):
-            texts = prompts[first : first + self.batch_size]
-            filler = [texts[0]] * (self.batch_size - len(texts)) if first else []
+        parts = list(batches(prompts, self.batch_size))
+        for number, texts, count in tqdm(parts, desc="lengths", unit="batch", mininterval=1.0):
             keys = jax.vmap(lambda row, seed=self.seed + number: jax.random.fold_in(jax.random.key(seed), row))(
-                jnp.arange(len(texts) + len(filler))
+                jnp.arange(len(texts))
             )
-            drawn += drawn_lengths(model, texts + filler, keys, self.sampling, most=most)[: len(texts)]
+            drawn += drawn_lengths(model, texts, keys, self.sampling, most=most)[:count]
         return drawn
 
     def _of(self, labels: Mapping[str, str]) -> str:

@@ -22,6 +22,14 @@ class Example(Protocol):
     labels: Mapping[str, str]
 
 
+def batches(texts: Sequence[str], size: int) -> Iterator[tuple[int, list[str], int]]:
+    """Number of each batch, its texts, and how many of them are asked for. All have one shape, for which a model is
+    compiled: the last is filled up with its first text, unless it is the only one."""
+    for number, first in enumerate(range(0, len(texts), size)):
+        part = list(texts[first : first + size])
+        yield number, part + [part[0]] * (size - len(part) if first else 0), len(part)
+
+
 class Held:
     """Held-out clips, made once and shared by all evaluators. Nobody may have trained on them.
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from llamo_jax.evaluation.figure import Figure
 from llamo_jax.evaluation.generation import Generation, TextToMotion
 from llamo_jax.evaluation.recogniser import Recogniser
-from llamo_jax.evaluation.suite import Held
+from llamo_jax.evaluation.suite import Held, batches
 from llamo_jax.motion import MotionClip
 from llamo_jax.motion.representation import MAX_SECONDS
 
@@ -72,11 +72,9 @@ class Wordings:
         self.clips, self.recognised = [], []
         if not texts:
             return
-        for number, first in enumerate(tqdm(range(0, len(texts), self.batch_size), desc="wordings", unit="batch")):
-            part = texts[first : first + self.batch_size]
-            filler = [part[0]] * (self.batch_size - len(part)) if first else []
-            made = model.generate(part + filler, seed=self.seed + number, max_seconds=self.max_seconds, **self.settings)
-            self.clips += made[: len(part)]
+        for number, part, count in tqdm(list(batches(texts, self.batch_size)), desc="wordings", unit="batch"):
+            made = model.generate(part, seed=self.seed + number, max_seconds=self.max_seconds, **self.settings)
+            self.clips += made[:count]
         columns = self.recogniser.predict([clip.features() for clip in self.clips])
         self.recognised = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         for name in classes:

@@ -29,6 +29,7 @@ from llamo_jax.models.declaration import abstract, count
 from llamo_jax.models.motion_vae import MotionVAE
 from llamo_jax.motion.representation import FEATURES
 from llamo_jax.motion.statistics import Statistics
+from llamo_jax.remote import AnyPath
 from llamo_jax.storage import huggingface, layout, older
 from llamo_jax.storage.card import model_card
 from llamo_jax.storage.hub import Source
@@ -180,7 +181,7 @@ def read_bundle(path: str | Path, *, dtype: Any | None = None, verify: bool = Tr
     for part in (motion, vae):
         part.open().close()
     bos_id, eos_id = _tokens_of(path, values, config, llm)
-    turns = _turns_of(path, values, config) if version > 3 else None
+    turns = turns_of(path / "config.json", values.get("turns"), config.text.vocab_size) if version > 3 else None
     with ThreadPoolExecutor(1) as pool:
         # Hashing takes as long as reading, and another core.
         hashes = pool.submit(_require_files, path, values, llm.folder) if verify and version > 1 else None
@@ -252,7 +253,9 @@ def describe(path: str | Path) -> dict[str, Any]:
     values = read_config(Path(path))
     config, vae = _configs(Path(path), values)
     llm = _llm_record(Path(path), values)
-    turns = _turns_of(Path(path), values, config) if values["format_version"] > 3 else {}
+    turns = {}
+    if values["format_version"] > 3:
+        turns = turns_of(Path(path) / "config.json", values.get("turns"), config.text.vocab_size)
     return {
         "format": values["format_version"],
         "text parameters": count(abstract(llamo.LLM, config.text)),
@@ -366,22 +369,25 @@ def _tokens_of(path: Path, values: dict[str, Any], config: LlamoConfig, llm: Sou
     return found[0], found[1]
 
 
-def _turns_of(path: Path, values: dict[str, Any], config: LlamoConfig) -> Turns:
-    """What stands around what a person says."""
-    turns = values.get("turns")
+def turns_of(path: AnyPath, turns: Any, vocab_size: int) -> Turns:
+    """What stands around what a person says, as a file says it.
+
+    Raises:
+      InputError: names the file; not the turns of a tokenizer of so many tokens.
+    """
     if isinstance(turns, dict) and turns.keys() == {"t2m", "m2t"}:
         known = all(
-            isinstance(each, list) and len(each) == 2 and each[0] and all(_are_tokens(ids, config) for ids in each)
+            isinstance(each, list) and len(each) == 2 and each[0] and all(_are_tokens(ids, vocab_size) for ids in each)
             for each in turns.values()
         )
         if known:
             return {task: (tuple(before), tuple(after)) for task, (before, after) in turns.items()}
     expected = 'expected {"t2m": [before, after], "m2t": [before, after]}, lists of token ids, the first not empty'
-    raise InputError(f'{path / "config.json"}: "turns" is {turns!r:.60}; {expected}')
+    raise InputError(f'{path}: "turns" is {turns!r:.60}; {expected}')
 
 
-def _are_tokens(ids: Any, config: LlamoConfig) -> bool:
-    return isinstance(ids, list) and all(type(token) is int and 0 <= token < config.text.vocab_size for token in ids)
+def _are_tokens(ids: Any, vocab_size: int) -> bool:
+    return isinstance(ids, list) and all(type(token) is int and 0 <= token < vocab_size for token in ids)
 
 
 def _require_same_llm(bundle: Bundle) -> None:

@@ -138,6 +138,12 @@ class GGUFFile:
         except UnicodeDecodeError as error:
             raise self._damaged(f"a text at byte {self._file.tell() - len(data)} is not UTF-8") from error
 
+    def _name(self) -> str:
+        """Of a fact or a tensor: messages say it."""
+        if not (name := self._text()).isprintable():
+            raise self._damaged(f"a name of characters that cannot be printed, {name!r:.60}")
+        return name
+
     def _value(self, kind: int) -> Any:
         if kind == _TEXT:
             return self._text()
@@ -168,7 +174,7 @@ class GGUFFile:
             raise self._damaged(f"version {version}{big}; expected {' or '.join(map(str, _VERSIONS))}, little-endian")
         tensors, facts = self._number(8), self._number(8)
         for _ in range(facts):
-            name = self._text()
+            name = self._name()
             if name in self.facts:
                 raise self._damaged(f'the fact "{name}" occurs twice')
             self.facts[name] = self._value(self._number(4))
@@ -177,7 +183,7 @@ class GGUFFile:
 
     def _listed(self) -> tuple[str, tuple[int, ...], str, int]:
         """Name, shape, type and place of a tensor."""
-        name, axes = self._text(), self._number(4)
+        name, axes = self._name(), self._number(4)
         if not 1 <= axes <= _MAX_AXES:
             raise self._damaged(f'tensor "{name}" has {axes} axes')
         shape = tuple(self._number(8) for _ in range(axes))[::-1]

@@ -188,15 +188,15 @@ def read_config(file: GGUFFile) -> LLMConfig:
     Raises:
       InputError: an architecture or option that this project does not run, or facts that are missing or do not fit.
     """
-    architecture = file.facts.get("general.architecture")
+    architecture = _single(file, "general.architecture")
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise InputError(f"{file.path}: GGUF of architecture {architecture!r:.40}; expected one of {known}")
-    if (parts := file.facts.get("split.count", 1)) != 1 or re.search(r"-\d{5}-of-\d{5}\.gguf$", file.path.name):
+    if (parts := _single(file, "split.count", 1)) != 1 or re.search(r"-\d{5}-of-\d{5}\.gguf$", file.path.name):
         of = f" of {parts}" if parts != 1 else ""
         raise InputError(f"{file.path}: one part{of} of a model; merge them with `llama-gguf-split --merge`")
     for name, values in _NEUTRAL.items():
-        if (found := file.facts.get(f"{architecture}.{name}", values[0])) not in values:
+        if (found := _single(file, f"{architecture}.{name}", values[0])) not in values:
             raise InputError(f"{file.path}: {architecture}.{name} is {found!r:.40}, which is not supported")
 
     def fact(name: str, default: Any = None, kind: type = int) -> Any:
@@ -238,6 +238,14 @@ def read_config(file: GGUFFile) -> LLMConfig:
         raise error if str(file.path) in str(error) else InputError(f"{file.path}: {error}") from error
 
 
+def _single(file: GGUFFile, name: str, default: Any = None) -> Any:
+    """A fact that is one value."""
+    found = file.facts.get(name, default)
+    if isinstance(found, list | np.ndarray):
+        raise InputError(f"{file.path}: {name} is a list; expected one value")
+    return found
+
+
 def _shortest(value: float) -> float:
     """The number that was meant by one that went through float32: 1e-05, not 9.999999747378752e-06. In float32 both are
     the same."""
@@ -248,7 +256,7 @@ def _scaling(file: GGUFFile, config: LLMConfig, architecture: str) -> RopeScalin
     """How rotary frequencies are scaled: by a number in the facts, or by one factor for each frequency, which is what
     llama.cpp makes of Llama 3.1's scaling."""
     prefix = f"{architecture}.rope."
-    kind = file.facts.get(f"{prefix}scaling.type", "linear")
+    kind = _single(file, f"{prefix}scaling.type", "linear")
     factor = file.facts.get(f"{prefix}scaling.factor", file.facts.get(f"{prefix}scale_linear", 0.0))
     if kind not in ("none", "linear") or type(factor) is not float:
         raise InputError(
@@ -294,7 +302,7 @@ def _write_tokenizer(file: GGUFFile, folder: Path) -> tuple[int, int]:
         expected = "5.24 is known to work: run `pip install -U llamo_jax[gguf]`"
         raise InputError(f"{file.path}: needs another version of transformers; {expected}") from error
     facts = {name.removeprefix("tokenizer.ggml."): value for name, value in file.facts.items()}
-    tokens, kind, pre = _tokens(file), facts.get("model"), facts.get("pre")
+    tokens, kind, pre = _tokens(file), _single(file, "tokenizer.ggml.model"), _single(file, "tokenizer.ggml.pre")
     if kind not in ("gpt2", "llama"):
         raise InputError(f"{file.path}: a tokenizer of kind {kind!r:.40}; expected gpt2 or llama")
     if kind == "gpt2" and pre not in _SPLITS:

@@ -69,7 +69,7 @@ def step_flops(
     timesteps: int,
     trains: tuple[str, ...] = MOTION_SIDE,
     pairs: Mapping[str, Pairs] | None = None,
-    kept_prompts: bool = False,
+    prefix_len: int = 0,
 ) -> dict[str, float]:
     """Part of the model -> operations of a step.
 
@@ -81,7 +81,8 @@ def step_flops(
       timesteps: looks of the flow head for each slot.
       trains: prefixes of the paths that train.
       pairs: task -> pairs of attention in its batch; of tasks that are missing, the most that rows can have.
-      kept_prompts: keys and values of text before motions are kept: no tower runs over it.
+      prefix_len: tokens of text before motions in a row, whose keys and values are kept: no tower runs over them. 0 is
+        for text that towers run over.
     """
 
     def train(*paths: str) -> bool:
@@ -102,22 +103,28 @@ def step_flops(
     flops = dict.fromkeys(("text tower", "motion tower", "attention", "language head", "flow head"), 0.0)
     for task, count in rows.items():
         slots = count * (0 if task == "text" else motion_len)
-        tokens, times = count * text_len, text_times[task]
-        flops["text tower"] += 0.0 if kept_prompts and task == "t2m" else 2.0 * text * tokens * times
+        # In text-to-motion all text stands before the motion.
+        length = 0 if prefix_len and task == "t2m" else text_len
+        tokens, times = count * length, text_times[task]
+        flops["text tower"] += 2.0 * text * tokens * times
         flops["motion tower"] += 2.0 * motion * slots * motion_times
-        most = Pairs(tokens * text_len / 2, slots * text_len, slots * motion_len / 2)
+        most = Pairs(tokens * length / 2, slots * length, slots * motion_len / 2)
         seen = (pairs or {}).get(task, most)
         if task == "t2m":
             flow_times = _times(train("flow_head/"), motion_times > 1)
             flops["flow head"] += 2.0 * slots * (look * timesteps + condition) * flow_times
             across = 3 if times > 1 else 2 if motion_times > 1 else 1
             motion_pairs = 3 if motion_times > 1 else 1
-            text_pairs = 0 if kept_prompts else 3 if times > 1 else 1
+            text_pairs = 3 if times > 1 else 1
         else:
             head_times = _times(train(head), times > 1)
             flops["language head"] += 2.0 * config.text.vocab_size * config.text.width * tokens * head_times
             across = motion_pairs = text_pairs = 3 if max(times, motion_times) > 1 else 1
         flops["attention"] += per_pair * (text_pairs * seen.text + across * seen.across + motion_pairs * seen.motion)
+        if prefix_len and task != "text":
+            # Gradients of the queries alone.
+            of_queries = 2 if max(times, motion_times) > 1 else 1
+            flops["attention"] += per_pair * of_queries * (tokens + slots) * prefix_len
     return flops
 
 

@@ -229,7 +229,8 @@ GIST_PARTS = 3
 def gists(motion: MotionRows) -> Float[Array, "B T G"]:
     """What the motion of each slot is on the whole: of each of `GIST_PARTS` parts of it, and each channel, the mean of
     the latents and the mean of their absolute values."""
-    same = (motion.segments[:, :, None] == motion.segments[:, None]) & (motion.segments > 0)[:, None]
+    # The slot of a motion's end has no latent.
+    same = (motion.segments[:, :, None] == motion.segments[:, None]) & (motion.flow_mask > 0)[:, None]
     length = same.sum(-1)
     first = jnp.where(same, motion.positions[:, None], jnp.iinfo(jnp.int32).max).min(-1)
     part = GIST_PARTS * (motion.positions - first) // jnp.maximum(length, 1)

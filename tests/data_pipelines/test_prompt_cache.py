@@ -59,9 +59,10 @@ def make(path, records, tokenizer, encode, *, llm=CONFIG.text, tower=TOWER, giga
     )
 
 
-def batches(records, statistics, tokenizer, cache) -> dict[str, Batch]:
-    config = LoaderConfig(text_len=90, motion_len=24, prefetch=0, condition_dropout=0.2)
-    loader = LatentLoader(records, Index.of(records), statistics, tokenizer, CONFIG.text.eom_id, ROWS, config)
+def batches(records, statistics, tokenizer, cache, rows=ROWS, **options) -> dict[str, Batch]:
+    options = {"text_len": 90} | options
+    config = LoaderConfig(motion_len=24, prefetch=0, condition_dropout=0.2, **options)
+    loader = LatentLoader(records, Index.of(records), statistics, tokenizer, CONFIG.text.eom_id, rows, config)
     loader.cache = cache
     return next(iter(loader))
 
@@ -148,9 +149,28 @@ def test_beginnings_are_kept_once_and_room_is_kept_to(latent_records, tokenizer)
     limit = max(map(len, everything.prompts)) - 1
     short, texts, _ = plan(latent_records, TASK_LIST, tokenizer, tokens=10**6, prefix_len=limit)
     assert texts == 2 and len(short) < len(everything) and max(map(len, short.prompts)) <= limit
+    with pytest.raises(InputError, match="no prompt of a text fits 1 tokens; raise prefix_len"):
+        plan(latent_records, [TASKS["t2m"]], tokenizer, tokens=10**6, prefix_len=1)
     wordless = [dataclasses.replace(record, captions=(" ",)) for record in latent_records]
     with pytest.raises(InputError, match="no record has a text"):
         plan(wordless, TASK_LIST, tokenizer, tokens=10**6, **room)
+
+
+def test_texts_before_and_after_motions_have_limits_of_their_own(
+    tmp_path: Path, latent_records, statistics, tokenizer, encode, monkeypatch
+) -> None:
+    """What stands before motions takes nothing of the text stream, and is compared with its own room."""
+    before = tuple(tokenizer.encode("look at this motion and tell me what you see in it"))
+    monkeypatch.setattr(tokenizer, "turns", tokenizer.turns | {"m2t": ((tokenizer.bos_id, *before), ())})
+    cache = make(tmp_path / "prompts", latent_records, tokenizer, encode)
+    captions = [caption for record in latent_records for caption in record.captions]
+    stream = max(len(prompts.caption_target(tokenizer, caption)) for caption in captions) + 20
+    asked = {"rows": {"m2t": 2}, "prefix_len": 90}
+    assert batches(latent_records, statistics, tokenizer, cache, text_len=stream, **asked)["m2t"].prefix is not None
+    with pytest.raises(InputError, match=r"fits 3 text tokens with its prompt .*: raise text_len"):
+        batches(latent_records, statistics, tokenizer, cache, text_len=3, **asked)
+    with pytest.raises(InputError, match=rf"fits {len(before)} tokens before its motion .*: raise prefix_len"):
+        batches(latent_records, statistics, tokenizer, cache, **asked | {"prefix_len": len(before)})
 
 
 def test_a_cache_is_read_again_only_for_the_same_tower_and_prompts(

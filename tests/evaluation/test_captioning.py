@@ -76,10 +76,10 @@ def test_captions_are_judged_as_language(model: Llamo, clip: MotionClip) -> None
     said = ["a person walks.", "qx zv qx zv wub"]
     fake = SimpleNamespace(caption=lambda clips: said, **vars(model))
     example = SimpleNamespace(features=clip.features(), captions=("a person waves.",), labels={}, name="x")
-    captioning = Captioning(classify, (), known=["someone walks"])
+    captioning = Captioning(classify, (), known=["someone walks", "someone runs"])
     figures = {figure.name: figure for figure in captioning.run(fake, Held([example, example]))}
     assert list(figures) == ["Perplexity of captions", "Invented words"]
     assert (figures["Invented words"].value, figures["Invented words"].note) == (3, "qx, zv, wub")
-    expected = perplexity(model, said) / perplexity(model, ["a person waves."])
+    expected = perplexity(model, said) / perplexity(model, ["someone walks", "someone runs"])
     assert figures["Perplexity of captions"].value == pytest.approx(expected, rel=1e-5)
     assert captioning.captions == said and captioning.right(Held([example]), 0) is None

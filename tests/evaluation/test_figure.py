@@ -23,6 +23,12 @@ def test_aims_in_words() -> None:
     assert judged(0).words == ""
 
 
+def test_an_aim_may_be_a_distance_from_the_control() -> None:
+    near = Aim(below_control=5)
+    assert judged(60.5, near, "%", control=65).passed and not judged(59.5, near, control=65).passed
+    assert judged(60, near, "%", control=65).words == "at least 60 %" and judged(60, near).passed is None
+
+
 def test_an_aim_may_be_a_factor_on_the_control() -> None:
     walking = judged(1.0, Aim(low=0.7, high=1.3, of_control=True), "m/s", control=1.2)
     assert walking.words == "0.84 to 1.56 m/s" and walking.passed

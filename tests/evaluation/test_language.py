@@ -51,6 +51,15 @@ def test_a_changed_llm_is_found(chatty: Llamo, llm_folder: Path, monkeypatch: py
     assert figures["Chat replies changed"].value > 0 and figures["Chat replies changed"].unit == "of 3"
 
 
+def test_a_damaged_template_costs_one_figure(
+    chatty: Llamo, llm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chatty.tokenizer._tokenizer, "chat_template", "{{ raise_exception('no') }}")
+    monkeypatch.setattr(language.importlib.util, "find_spec", lambda name: None)  # not the matter here
+    first, second = Language(llm_folder).run(chatty, None)
+    assert first.value == 0 and np.isnan(second.value) and second.note.startswith("not asked: ")
+
+
 @pytest.mark.torch
 def test_distances_from_float64(model: Llamo, llm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")

@@ -13,7 +13,7 @@ from data_pipelines.builders.synthetic import Synthetic
 from data_pipelines.folder import LatentFolder
 from data_pipelines.records import Wording
 from experiments.benchmarks.language_worth import LanguageWorth
-from experiments.pretrain import pretrain
+from experiments.pretrain import _turns, pretrain
 from experiments.recipes import RECIPES, RECORDINGS_SMOLLM2, Recipe, VAERecipe
 from experiments.running import Traces
 from experiments.train_vae import train_vae
@@ -97,13 +97,27 @@ def test_a_run_leaves_a_bundle_that_is_asked_as_it_learnt(
 def test_a_run_goes_on_with_the_turns_that_it_began_with(trained, llm_folder: Path, tmp_path: Path) -> None:
     """Some templates say the day."""
     folder = with_template(llm_folder, tmp_path / "llm", DATED)
-    out = Traces(tmp_path / "run")
+    out, began = Traces(tmp_path / "run"), prompts.chat_turns(Tokenizer(folder))
     pretrain(Source(folder), *trained, out, _recipe(prompt_cache=0.0))
     file = next(file for file in folder.iterdir() if "DAY" in file.read_text(errors="ignore"))
     file.write_text(file.read_text().replace("DAY", "NIGHT"))
-    before = prompts.chat_turns(Tokenizer(folder))
+    assert prompts.chat_turns(Tokenizer(folder)) != began
     path = pretrain(Source(folder), *trained, out, _recipe(prompt_cache=0.0))
-    assert llamo_jax.load(path).tokenizer.turns != before
+    assert llamo_jax.load(path).tokenizer.turns == began
+
+
+def test_turns_are_those_of_the_llm_at_hand(llm_folder: Path, chat_folder: Path, tmp_path: Path) -> None:
+    """A start with another LLM in the same folder, and a damaged file."""
+    dated, other = Tokenizer(with_template(llm_folder, tmp_path / "llm", DATED)), Tokenizer(chat_folder)
+    for _ in range(2):
+        for weights, tokenizer in ((1, dated), (2, other)):
+            assert _turns(tmp_path, tokenizer, weights, 300) == prompts.chat_turns(tokenizer)
+    with pytest.raises(InputError, match=r"turns.json: .turns. is .* expected"):
+        _turns(tmp_path, dated, 1, 3)
+    for damaged in ("[]", '{"1": 5}', "{"):
+        (tmp_path / "turns.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"turns.json: "):
+            _turns(tmp_path, dated, 1, 300)
 
 
 def test_without_chat_nothing_stands_around(trained, chat_folder: Path, tmp_path: Path) -> None:

@@ -71,3 +71,13 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
 def test_recordings_need_their_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--corpus bvh needs --source"):
         Demo(out=tmp_path, corpus="bvh").run()
+
+
+def test_each_corpus_has_its_own_options(tmp_path: Path) -> None:
+    """`captions` is a way of wording for recordings with labels, and a file elsewhere."""
+    of = {name: Demo(source=tmp_path, corpus=name)._dataset() for name in ("bandai_namco", "bvh", "cmu")}
+    assert of["bandai_namco"].captions == "templates" and of["bvh"].captions is None and of["cmu"].captions is None
+    assert Demo(source=tmp_path, corpus="bandai_namco", captions="english")._dataset().captions == "english"
+    assert Demo(clips=7, seed=3)._dataset() == Synthetic(num_clips=7, seed=3)
+    with pytest.raises(InputError, match="--captions english: bvh has captions of its own"):
+        Demo(source=tmp_path, corpus="bvh", captions="english").run()

@@ -40,11 +40,11 @@ def metrics(tmp_path):
 
 
 def measured_lengths() -> Lengths:
-    lengths = Lengths([], "content")
+    lengths = Lengths([], ("content",))
     chances = np.array([0, 0, 0, 0, 0, 0, 0.4, 0.4, 0.2])
-    recorded = np.array([9, 10, 10, 10, 10, 11, 11, 12, 13, 13, 14, 15])
+    recorded = np.bincount([9, 10, 10, 10, 10, 11, 11, 12, 13, 13, 14, 15])[1:] / 12
     for value, floor in (("walk", 1.25), ("jump & turn", np.nan)):
-        lengths.labels.append(LabelLengths(value, recorded, recorded[:2], chances, 3.5, floor))
+        lengths.values.append(LabelLengths(value, np.array([9, 10]), recorded, chances, 3.5, floor))
     lengths.calibration = calibrate(
         [np.linspace(0.01, 0.4, n) for n in (9, 12, 15)], [True] * 3, np.random.default_rng(0)
     )
@@ -115,7 +115,7 @@ def test_the_report_has_everything_and_nothing_from_outside(tmp_path, metrics):
         "content: walk", "style: sad, asked for old", "python -m x", "128", "0.003", "1.42", "9 min", "16.2",
         "at most 18 mm", "98.6 %",
         "strolls <i>slowly</i>", "content: run, asked for walk", "What is 1 & 1?", "a person <walks>", "✓ the same",
-        "✗ changed", "12, 2 held out", "11 (10 to 13)", "8 (7 to 8)", "3.50", "jump & turn",
+        "✗ changed", "11 (10 to 13)", "8 (7 to 8)", "3.50", "jump & turn",
         "Fréchet distance", "2 of 3 aims met", "positions", "control", "✓ right", "✗ wrong",
     ):  # fmt: skip
         assert words in page.text, words

@@ -62,6 +62,15 @@ def test_plain_text_and_pretraining_of_the_llm() -> None:
     assert told["text tower"] == 2 * TEXT * 8 and told["language head"] == 2 * 800 * 8
 
 
+def test_kept_prompts_cost_attention_alone() -> None:
+    """Rows of 2 slots after 5 tokens, in m2t with 4 tokens behind: queries of all see the 5, forward and backward."""
+    options = {"text_len": 4, "motion_len": 2, "timesteps": 3, "trains": ALL_MOTION, "prefix_len": 5}
+    told = step_flops(CONFIG, {"t2m": 1}, **options)
+    assert told["text tower"] == 0 and told["attention"] == PAIR * (2 * 5 * 2 + 2 * 3)
+    told = step_flops(CONFIG, {"m2t": 1}, **options)
+    assert told["text tower"] == 2 * TEXT * 4 * 2 and told["attention"] == PAIR * (18 * 3 + (4 + 2) * 5 * 2)
+
+
 def test_packed_rows_have_the_pairs_of_their_samples() -> None:
     options = {"text_len": 4, "motion_len": 2, "timesteps": 3}
     most = step_flops(CONFIG, {"t2m": 1}, **options)

@@ -61,14 +61,16 @@ def test_vae_loss_reads_no_padding_and_weighs_its_terms() -> None:
 
 def test_gists_are_of_each_motion_of_a_row() -> None:
     rng = np.random.default_rng(0)
-    lengths, room = (7, 9, 2), 20
+    lengths, room = (7, 9, 2), 20  # slots, of which the last is the end
     latents = rng.normal(size=(1, room, 4)).astype(np.float32)
     segments, positions, expected, first = np.zeros((1, room), np.int32), np.zeros((1, room), np.int32), [], 0
+    flow_mask = np.zeros((1, room), np.float32)
     for number, length in enumerate(lengths, 1):
         here = slice(first, first + length)
         segments[0, here], positions[0, here] = number, 30 + np.arange(length)
-        z = latents[0, here]
-        parts = [z[[GIST_PARTS * n // length == part for n in range(length)]] for part in range(GIST_PARTS)]
+        flow_mask[0, first : first + length - 1] = 1
+        z, n = latents[0, first : first + length - 1], length - 1
+        parts = [z[[GIST_PARTS * index // n == part for index in range(n)]] for part in range(GIST_PARTS)]
         means = [
             np.concatenate([part.mean(0), np.abs(part).mean(0) - ABSOLUTE_MEAN]) if len(part) else np.zeros(8)
             for part in parts
@@ -76,7 +78,7 @@ def test_gists_are_of_each_motion_of_a_row() -> None:
         expected += [np.concatenate(means)] * length
         first += length
     start = np.diff(segments, prepend=0) > 0
-    found = np.asarray(gists(MotionRows(latents, start, positions, segments)))
+    found = np.asarray(gists(MotionRows(latents, start, positions, segments, flow_mask)))
     np.testing.assert_allclose(found[0, :first], expected, atol=1e-6)
     assert not found[0, first:].any()
 
