@@ -231,7 +231,7 @@ RECORDINGS_SMOLLM2 = dataclasses.replace(
     BANDAI_NAMCO,
     vae=dataclasses.replace(
         RECORDINGS.vae,
-        run=dataclasses.replace(RECORDINGS.vae.run, time_limit=1200.0),
+        run=dataclasses.replace(RECORDINGS.vae.run, time_limit=1500.0),
         decoder=_decoder(steps=5000, seconds=420.0),
     ),
     loader=LoaderConfig(text_len=64, prefix_len=96, motion_len=96, balance_by="content"),
@@ -240,13 +240,14 @@ RECORDINGS_SMOLLM2 = dataclasses.replace(
         m2t_rows=1,
         optim=OptimConfig(learning_rate=2e-3),
         steps=(100, 9000, 200),
-        seconds=(60.0, 5400.0, 60.0),
+        seconds=(60.0, 5100.0, 60.0),
     ),
-    loss=LlamoLossConfig(timesteps_per_latent=2),
+    loss=LlamoLossConfig(timesteps_per_latent=2, history_hidden=0.2, gist_weight=1.0),
     preset="smollm2-135m",
     motion_width=192,
     flow_width=256,
     prompt_cache=2.4,
+    recogniser_seconds=150.0,
 )
 
 # The paper's figures: k = 4 looks at times that are uniform, history noise of 0.01, stages of 100k, 200k and 50k steps,
