@@ -225,7 +225,7 @@ DEMO = Recipe(
 # The Bandai-Namco labels say which recordings are rare.
 BANDAI_NAMCO = dataclasses.replace(RECORDINGS, loader=dataclasses.replace(RECORDINGS.loader, balance_by="content"))
 
-# The same recordings with SmolLM2-135M-Instruct, two hours of training on two CPU cores: a narrow motion tower of 30 layers.
+# The same recordings with SmolLM2-135M-Instruct, two hours of training on two CPU cores: a narrow tower of 30 layers.
 # What the frozen tower says of prompts is computed once; captions cost its backward pass, so that they have few rows.
 RECORDINGS_SMOLLM2 = dataclasses.replace(
     BANDAI_NAMCO,
