@@ -3,19 +3,12 @@
 import os
 from pathlib import Path
 
+from tests import devices
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Two processes test at once: threads of PyTorch that wait for one another would take the other's time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Tests compile many small programs once and run them for milliseconds: compile them plainly. A machine that stands
-# still for a while is no deadlock: XLA would abort the process after 40 s.
-os.environ["XLA_FLAGS"] = " ".join(
-    (
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
-        "--xla_cpu_collective_call_terminate_timeout_seconds=300",
-    )
-)
+os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), devices.flags(8)))
 
 import jax
 import numpy as np

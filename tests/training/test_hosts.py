@@ -15,6 +15,7 @@ from llamo_jax import hosts
 from llamo_jax.commands import RESUMABLE
 from llamo_jax.errors import InputError
 from llamo_jax.sharding import batch_sharding, make_mesh
+from tests import devices
 from tests.training import worker_hosts, worker_train
 from tests.training.latents import loader, write_latents
 
@@ -33,8 +34,7 @@ def launch(folder: Path, count: int) -> tuple[list[dict], list[int]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={8 // count} --xla_backend_optimization_level=0"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": devices.flags(8 // count), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.training.worker_hosts", str(folder), str(port), str(count)]
     logs = [folder / f"log-{count}-{process}.txt" for process in range(count)]
     running = [
