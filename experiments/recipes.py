@@ -205,8 +205,14 @@ RECORDINGS = Recipe(
 DEMO = Recipe(
     vae=VAERecipe(
         model=MotionVAEConfig(width=96),
-        run=RunConfig(name="vae", steps=4500, optim=_VAE_OPTIM, time_limit=75.0),
-        frames=32,
+        # Few long windows teach more than many short ones, whose starts are a third of what the decoder sees. From
+        # 4e-3 on the latents of such batches collapse.
+        run=RunConfig(
+            name="vae", steps=9000, optim=dataclasses.replace(_VAE_OPTIM, learning_rate=2.5e-3), time_limit=100.0
+        ),
+        decoder=_decoder(steps=3000, seconds=32.0),
+        decoder_loss=VAELossConfig(foot_weight=2.0),
+        rows=16,
         max_latents=47,
     ),
     loader=LoaderConfig(text_len=48, motion_len=48),
@@ -217,7 +223,9 @@ DEMO = Recipe(
         steps=(60, 2600, 80),
         seconds=(10.0, 225.0, 12.0),
     ),
-    loss=LlamoLossConfig(timesteps_per_latent=2, timestep_mean=-0.8, history_noise=0.5),
+    loss=LlamoLossConfig(
+        timesteps_per_latent=2, timestep_mean=-0.8, history_noise=0.5, history_hidden=0.2, gist_weight=1.0
+    ),
     recogniser_seconds=30.0,
     llm_run=STAGE_0,
 )
@@ -233,6 +241,7 @@ RECORDINGS_SMOLLM2 = dataclasses.replace(
         RECORDINGS.vae,
         run=dataclasses.replace(RECORDINGS.vae.run, time_limit=1500.0),
         decoder=_decoder(steps=5000, seconds=420.0),
+        decoder_loss=VAELossConfig(foot_weight=2.5),
     ),
     loader=LoaderConfig(text_len=64, prefix_len=96, motion_len=96, balance_by="content"),
     **_three_stages(

@@ -37,6 +37,9 @@ from llamo_jax.storage.hub import Source
 from llamo_jax.storage.huggingface import files_of, load_tokenizer, read_config, resolve_llm, save_llm
 
 RANDOM = "random:"
+AIM = 20.0
+"""Points by which the first label's words that nobody taught come out more often beside an LLM than beside a tower of
+random weights."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +92,8 @@ class LanguageWorth(Reporting):
             )
             figures[name] = {f.name: f.value for each in evaluators for f in each.run(model, held)}
             figures[name]["text parameters"] = float(sum(x.size for x in jax.tree.leaves(model.bundle.params["text"])))
-        self.report(_table(figures), figures)
+        drawn = [name for name, llm in named.items() if llm.startswith(RANDOM)]
+        self.report("\n".join([_table(figures), *_judged(figures, drawn)]), figures)
 
     def _resolved(self, name: str, llm: str) -> Source:
         if not llm.startswith(RANDOM):
@@ -130,6 +134,18 @@ def _table(figures: dict[str, dict[str, Any]]) -> str:
     lines += [f"{name:<{width}}" + "".join(f"{each.get(name, float('nan')):14.4g}" for each in figures.values())
               for name in names]  # fmt: skip
     return "\n".join(lines)
+
+
+def _judged(figures: dict[str, dict[str, Any]], drawn: list[str]) -> list[str]:
+    """How far each LLM is above each tower of random weights, by words that nobody taught."""
+    unseen = next(name for each in figures.values() for name in each if name.endswith("of unseen wordings"))
+    lines = []
+    for name in figures.keys() - set(drawn):
+        for other in drawn:
+            apart = figures[name][unseen] - figures[other][unseen]
+            met = "met" if apart >= AIM else "missed"
+            lines.append(f"{unseen}: {name} {apart:+.1f} points against {other}; aim at least {AIM:.0f}: {met}")
+    return sorted(lines)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from data_pipelines.builders.dataset import build
 from data_pipelines.builders.synthetic import Synthetic
 from data_pipelines.folder import LatentFolder
 from data_pipelines.records import Wording
-from experiments.benchmarks.language_worth import LanguageWorth
+from experiments.benchmarks.language_worth import LanguageWorth, _judged
 from experiments.pretrain import _turns, pretrain
 from experiments.recipes import RECIPES, RECORDINGS_SMOLLM2, Recipe, VAERecipe
 from experiments.running import Traces
@@ -156,7 +156,11 @@ def test_what_language_is_worth(
     )
     benchmark.run()
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert set(figures) == {"given", "random"} and "Recognised action of unseen wordings" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert set(figures) == {"given", "random"} and "Recognised action of unseen wordings: given " in printed
+    for apart, verdict in ((19.9, "missed"), (20.0, "met")):
+        told = _judged({"a": {"X of unseen wordings": 50 + apart}, "b": {"X of unseen wordings": 50.0}}, ["b"])
+        assert told == [f"X of unseen wordings: a +{apart:.1f} points against b; aim at least 20: {verdict}"]
     given, drawn = (llamo_jax.load(tmp_path / "out" / name / "bundle") for name in figures)
     assert given.config == drawn.config and given.tokenizer.turns == drawn.tokenizer.turns
     texts = (model.bundle.params["text"]["embed"] for model in (given, drawn))
