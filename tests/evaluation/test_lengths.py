@@ -169,6 +169,19 @@ def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each.value for each in measure.values] == ["walk", "wave"]
 
 
+@pytest.mark.parametrize(("speed", "share"), [(0.5, 0), (1.5, 100)])
+def test_a_slow_end_of_a_fast_action_is_no_middle(monkeypatch: pytest.MonkeyPatch, speed: float, share: float) -> None:
+    """Recordings run at 4 m/s and then stand perfectly still: a body that settles at 0.5 m/s has ended, too."""
+    joints = bodies.sliding(48, (0, 0, 4.0))
+    joints[-8:] = joints[-8]
+    run = Example(bodies.clip(joints).features(), {"content": "run"})
+    monkeypatch.setattr(module, "drawn_lengths", lambda *_, **__: [drawn_of({12: 1.0}, 12, speed=speed)])
+    monkeypatch.setattr(module, "take_hazards", lambda *_: [np.full(13, 0.1)])
+    figures = Lengths([run], ("content",)).run(SimpleNamespace(codec=Sliding()), Held([run]))
+    ends = next(figure for figure in figures if figure.name == "Ends in mid-motion")
+    assert (ends.value, ends.control) == (share, 0)
+
+
 def test_without_labels_all_recordings_are_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "drawn_lengths", lambda *_, **__: [drawn_of({8: 1.0}, 8)])
     monkeypatch.setattr(module, "take_hazards", lambda *_: [np.full(13, 0.1)])
