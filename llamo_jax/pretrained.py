@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from llamo_jax.config import Length, SamplingConfig
 from llamo_jax.errors import InputError
 from llamo_jax.inference.generate import generate_latents
+from llamo_jax.inference.session import MotionSession, Streams, Window
 from llamo_jax.inference.text import caption_tokens, complete_tokens
 from llamo_jax.models import llamo
 from llamo_jax.motion import FPS, MotionClip
@@ -145,6 +146,31 @@ class Llamo:
         ]
         return clips[0] if isinstance(text, str) else clips
 
+    def stream(self, text: str, *, seed: int = 0, until_exit: bool = False, **sampling: Any) -> MotionSession:
+        """Motion that comes as it is made, four frames at a time, for as long as it is asked for.
+
+        Args:
+          text: what to do; `MotionSession.prompt` changes it in mid-motion.
+          seed: as of `generate`, whose motion this is for as long as a row of training.
+          until_exit: end it where the exit head does.
+          sampling: fields of `SamplingConfig`.
+
+        Raises:
+          InputError: as of `generate`.
+        """
+        return self.streams(**sampling).open(text, seed, until_exit=until_exit)
+
+    def streams(self, *, capacity: int = 1, window: Window | None = None, **sampling: Any) -> Streams:
+        """Sessions that share the device, up to `capacity` at a time; `Streams.open` makes one.
+
+        Args:
+          capacity: most sessions at a time: a step takes as long whether all of them are there or one.
+          window: how much of a motion its context holds; None is what a row of the bundle's training holds.
+          sampling: fields of `SamplingConfig`.
+        """
+        self.require_trained()
+        return Streams(self, SamplingConfig(**sampling), capacity=capacity, window=window or Window())
+
     def caption(self, clip: MotionClip | Sequence[MotionClip], *, max_tokens: int = 96) -> str | list[str]:
         """A sentence for a motion, or for each of several; greedy.
 
@@ -155,8 +181,12 @@ class Llamo:
         clips = [clip] if isinstance(clip, MotionClip) else list(clip)
         if not clips:
             return []
+        captions = self.caption_latents(self.codec.encode([clip.features() for clip in clips]), max_tokens=max_tokens)
+        return captions[0] if isinstance(clip, MotionClip) else captions
+
+    def caption_latents(self, motions: Sequence[Float[np.ndarray, "n Z"]], *, max_tokens: int = 96) -> list[str]:
+        """Captions of motions that are latents already (`encode`); else as `caption`."""
         before, after = caption_prompt(self.tokenizer, self.config.text.eom_id)
-        motions = self.codec.encode([clip.features() for clip in clips])
         longest = max(map(len, motions))
         needed = len(before) + longest + 1 + len(after) + max_tokens
         self._require_positions(
@@ -165,8 +195,7 @@ class Llamo:
         tokens = caption_tokens(
             self.bundle.params, self.config, before, motions, after, eos_id=self.tokenizer.eos_id, max_tokens=max_tokens
         )
-        captions = [self.tokenizer.decode(ids).strip() for ids in tokens]
-        return captions[0] if isinstance(clip, MotionClip) else captions
+        return [self.tokenizer.decode(ids).strip() for ids in tokens]
 
     def complete(self, text: str, *, max_tokens: int = 64) -> str:
         """The LLM's own greedy continuation of a text. Reads nothing of the motion side.

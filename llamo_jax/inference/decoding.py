@@ -1,11 +1,12 @@
 """One decoding state for motion and text, in one piece or as a stream: `start`, `say`, `show`, `draw` and `write`.
 
-Every function is pure: it takes a state and returns the next one. `generate.py` and `text.py` are loops over them.
+Every function is pure: it takes a state and returns the next one. `generate.py`, `text.py` and `session.py` are loops
+over them.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -138,6 +139,73 @@ def _shown(
     return dataclasses.replace(state, cache=cache, position=state.position + slots), h
 
 
+def resume(
+    params: dict[str, Any],
+    config: LlamoConfig,
+    prompts: Sequence[Sequence[Sequence[int]]],
+    history: Float[Array, "B n Z"],
+    lengths: Int[Array, " B"],
+    *,
+    room: int,
+    keys: Array,
+    index: Int[Array, " B"],
+) -> Decoding:
+    """A state that has read its prompts and then a motion that goes on: the next latent is number `index`.
+
+    Args:
+      params: with unstacked layers (`llamo.decoding_params`).
+      config: the model's.
+      prompts: as of `start`.
+      history: the last latents of each motion, padded on the right.
+      lengths: how many of each count, at least 1.
+      room: as of `start`.
+      keys: of the noise.
+      index: of the latent after the history.
+    """
+    state = show(params, config, start(params, config, prompts, room=room, keys=keys), history, lengths - 1)
+    last = history[jnp.arange(len(history)), lengths - 1]
+    return dataclasses.replace(state, latent=last, index=jnp.asarray(index, jnp.int32))
+
+
+@functools.partial(jax.jit, donate_argnames="state")
+def put(state: Decoding, row: Int[Array, ""], one: Decoding) -> Decoding:
+    """A batch of samples with another sample, of as many slots, in the place of number `row`."""
+    return _of_sample(state, lambda whole, single: whole.at[row].set(single[0]), one)
+
+
+@jax.jit
+def take(state: Decoding, row: Int[Array, ""]) -> Decoding:
+    """A batch of sample number `row` alone; a copy."""
+    return _of_sample(state, lambda whole: jax.lax.dynamic_index_in_dim(whole, row, keepdims=True))
+
+
+@functools.partial(jax.jit, static_argnames="samples")
+def repeat(one: Decoding, samples: int) -> Decoding:
+    """A batch of so many times the same sample."""
+    return _of_sample(one, lambda single: jnp.repeat(single, samples, 0))
+
+
+def _of_sample(state: Decoding, change: Callable[..., Array], *others: Decoding) -> Decoding:
+    """Applies a function to every array, its samples on the first axis."""
+    sides = len(state.position)
+
+    def of_rows(*leaves: Array) -> Array:
+        split = (jnp.moveaxis(leaf.reshape(sides, -1, *leaf.shape[1:]), 1, 0) for leaf in leaves)
+        return jnp.moveaxis(change(*split), 0, 1).reshape(-1, *leaves[0].shape[1:])
+
+    def of_sides(*leaves: Array) -> Array:
+        return jnp.moveaxis(change(*(jnp.moveaxis(leaf, 1, 0) for leaf in leaves)), 0, 1)
+
+    every = (state, *others)
+    kinds = {"cache": of_rows, "position": of_sides, "hidden": of_sides}
+    return Decoding(
+        **{
+            field.name: jax.tree.map(kinds.get(field.name, change), *(getattr(each, field.name) for each in every))
+            for field in dataclasses.fields(Decoding)
+        }
+    )
+
+
 def schedule(params: dict, sampling: SamplingConfig) -> flow.Schedule:
     """What `draw` needs to know of the sampling, and is the same for every latent."""
     return flow.schedule(params["flow_head"], solver=sampling.solver, steps=sampling.steps)
@@ -151,6 +219,7 @@ def draw(
     times: flow.Schedule,
     state: Decoding,
     noise: Float[Array, "B Z"] | None = None,
+    active: Bool[Array, " B"] | None = None,
 ) -> tuple[Decoding, Float[Array, "B Z"], Bool[Array, " B"]]:
     """The next latent of each sample, and whether its motion had ended before it.
 
@@ -163,12 +232,15 @@ def draw(
       times: of `schedule`, for this sampling.
       state: of the samples; it is donated.
       noise: standard normal; None draws it from the keys of the state.
+      active: samples that go on; the others stay where they are. None is all.
     """
     sides, batch = state.position.shape
+    active = jnp.ones(batch, bool) if active is None else active
     position = state.position.reshape(-1, 1)
+    segments = jnp.tile(active, sides)[:, None].astype(jnp.int32)
     inputs = jnp.tile(state.latent, (sides, 1))[:, None]
     first = jnp.tile(state.index == 0, sides)[:, None]
-    h, cache = llamo.motion_step(params, config, inputs, first, Places(position, jnp.ones_like(position)), state.cache)
+    h, cache = llamo.motion_step(params, config, inputs, first, Places(position, segments), state.cache)
     h = h[:, 0].astype(jnp.float32).reshape(sides, batch, -1)
 
     latent = flow.sample(
@@ -183,7 +255,12 @@ def draw(
     threshold = thresholds_of(state.keys) if sampling.length == "drawn" else sampling.exit_threshold
     ended = (1 - survival > threshold) & (state.index > 0)
     state = dataclasses.replace(
-        state, cache=cache, position=state.position + 1, latent=latent, index=state.index + 1, survival=survival
+        state,
+        cache=cache,
+        position=state.position + active,
+        latent=jnp.where(active[:, None], latent, state.latent),
+        index=state.index + active,
+        survival=jnp.where(active, survival, state.survival),
     )
     return state, latent, ended
 

@@ -5,7 +5,7 @@ differences, and parent-relative rotations, all without the heading. Positions a
 `decode_positions` and `decode_rotations` read the one or the other.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -111,38 +111,58 @@ def turn(features: Float[np.ndarray, "... 272"], xp: Any = np) -> Float[np.ndarr
     return -xp.arctan2(delta[..., 2], delta[..., 0])
 
 
-def headings(features: Float[np.ndarray, "T 272"]) -> Float[np.ndarray, " T"]:
+class Root(NamedTuple):
+    """Where a body stands before a frame: what a motion that comes in pieces is put together by."""
+
+    heading: float = 0.0
+    """Radians, positive to the left."""
+    x: float = 0.0
+    """Metres, as z."""
+    z: float = 0.0
+
+
+ORIGIN = Root()
+
+
+def headings(features: Float[np.ndarray, "T 272"], start: Root = ORIGIN) -> Float[np.ndarray, " T"]:
     """Heading of each frame in radians, positive to the left: the sum of the turns, so that nothing drifts."""
-    return np.cumsum(turn(np.asarray(features, np.float64)))
+    return start.heading + np.cumsum(turn(np.asarray(features, np.float64)))
 
 
-def decode_root(features: Float[np.ndarray, "T 272"]) -> Float[np.ndarray, "T 3"]:
+def decode_root(features: Float[np.ndarray, "T 272"], start: Root = ORIGIN) -> Float[np.ndarray, "T 3"]:
     """World positions of the pelvis in metres."""
     features = np.asarray(features, np.float64)
-    previous = np.concatenate([[0.0], headings(features)[:-1]])
+    previous = np.concatenate([[start.heading], headings(features, start)[:-1]])
     step = np.zeros((len(features), 3))
     step[:, [0, 2]] = features[:, ROOT_VELOCITY]
-    root = np.cumsum(np.einsum("tij,tj->ti", rot.yaw(previous), step), axis=0)
+    origin = np.array([start.x, 0, start.z])
+    root = origin + np.cumsum(np.einsum("tij,tj->ti", rot.yaw(previous), step), axis=0)
     root[:, 1] = features[:, POSITIONS.start + 1]
     return root
 
 
-def decode_positions(features: Float[np.ndarray, "T 272"]) -> Float[np.ndarray, "T 22 3"]:
+def root_after(features: Float[np.ndarray, "T 272"], start: Root = ORIGIN) -> Root:
+    """Where the next frame begins."""
+    x, _, z = decode_root(features, start)[-1]
+    return Root(float(headings(features, start)[-1]), float(x), float(z))
+
+
+def decode_positions(features: Float[np.ndarray, "T 272"], start: Root = ORIGIN) -> Float[np.ndarray, "T 22 3"]:
     """World joint positions in metres, from the position features."""
     features = np.asarray(features, np.float64)
     local = features[:, POSITIONS].reshape(-1, NUM_JOINTS, 3)
-    world = np.einsum("tij,tkj->tki", rot.yaw(headings(features)), local)
-    return world + (decode_root(features) * [1, 0, 1])[:, None]
+    world = np.einsum("tij,tkj->tki", rot.yaw(headings(features, start)), local)
+    return world + (decode_root(features, start) * [1, 0, 1])[:, None]
 
 
 def decode_rotations(
-    features: Float[np.ndarray, "T 272"],
+    features: Float[np.ndarray, "T 272"], start: Root = ORIGIN
 ) -> tuple[Float[np.ndarray, "T 22 3 3"], Float[np.ndarray, "T 3"]]:
     """Parent-relative rotations (the root's in the world) and world positions of the pelvis in metres."""
     features = np.asarray(features, np.float64)
     rotations = rot.from_6d(features[:, ROTATIONS].reshape(-1, NUM_JOINTS, 6))
-    rotations[:, 0] = rot.yaw(headings(features)) @ rotations[:, 0]
-    return rotations, decode_root(features)
+    rotations[:, 0] = rot.yaw(headings(features, start)) @ rotations[:, 0]
+    return rotations, decode_root(features, start)
 
 
 def canonical_window(features: Float[np.ndarray, "T 272"], start: int, stop: int) -> Float[np.ndarray, "S 272"]:
