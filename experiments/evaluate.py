@@ -25,7 +25,6 @@ import llamo_jax
 from data_pipelines.builders import DATASETS
 from data_pipelines.builders.dataset import Dataset
 from data_pipelines.folder import MotionFolder
-from data_pipelines.loader import LoaderConfig
 from data_pipelines.records import MotionRecord
 from experiments.report import AskedRow, CaptionRow, Pair, require_report_or_nothing, write_report
 from experiments.suites import aims_of
@@ -236,7 +235,7 @@ def evaluate_model(
     generation = Generation(recogniser, seed=seed)
     captioning = Captioning(kind.facts, kind.caption_labels, [text for record in train for text in record.captions])
     language = Language(llm)
-    lengths = Lengths(train, kind.caption_labels, seed=seed, max_latents=_longest(model))
+    lengths = Lengths(train, kind.caption_labels, seed=seed, max_latents=model.longest)
     wordings = None
     if recogniser is not None and (unseen := kind.unseen()):
         wordings = Wordings(recogniser, unseen, generation, seed=seed)
@@ -290,14 +289,6 @@ def model_facts(model: Llamo) -> dict[str, Any]:
     }
 
 
-def _longest(model: Llamo) -> int:
-    """Latents of the longest motion that a model was trained on whole, according to its bundle."""
-    recipe = model.bundle.info.get("recipe")
-    loader = recipe.get("loader") if isinstance(recipe, dict) else None
-    length = loader.get("motion_len") if isinstance(loader, dict) else None
-    return (LoaderConfig(motion_len=length) if isinstance(length, int) else LoaderConfig()).max_latents
-
-
 def run(command: Evaluate) -> None:
     """Runs `llamo evaluate`."""
     require_seed(command.seed)
@@ -311,7 +302,7 @@ def run(command: Evaluate) -> None:
         model,
         command.bundle,
         folder,
-        held_out(folder, _longest(model)),
+        held_out(folder, model.longest),
         llm=model.bundle.llm.folder,
         examples=command.examples,
         recogniser_seconds=command.recogniser_seconds,

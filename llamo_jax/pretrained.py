@@ -24,6 +24,9 @@ from llamo_jax.solvers import Solver
 from llamo_jax.storage import hub
 from llamo_jax.storage.bundle import Bundle, LLMStorage, read_bundle, write_bundle
 
+LONGEST = 63
+"""Latents of the longest motion of training, where a bundle does not say."""
+
 
 class Llamo:
     """A loaded bundle: text-to-motion, motion-to-text, and the LLM as it was."""
@@ -169,7 +172,7 @@ class Llamo:
           sampling: fields of `SamplingConfig`.
         """
         self.require_trained()
-        return Streams(self, SamplingConfig(**sampling), capacity=capacity, window=window or Window())
+        return Streams(self, SamplingConfig(**sampling), capacity=capacity, window=window or Window.of(self.longest))
 
     def caption(self, clip: MotionClip | Sequence[MotionClip], *, max_tokens: int = 96) -> str | list[str]:
         """A sentence for a motion, or for each of several; greedy.
@@ -228,6 +231,14 @@ class Llamo:
     def decode_latents(self, latents: Float[np.ndarray, "n Z"]) -> Float[np.ndarray, "4*n 272"]:
         """Un-normalised features of normalised latents."""
         return self.codec.decode([np.asarray(latents)])[0]
+
+    @property
+    def longest(self) -> int:
+        """Latents of the longest motion that it was trained on whole, as its bundle says."""
+        found: Any = self.bundle.info
+        for name in ("recipe", "loader", "motion_len"):
+            found = found.get(name) if isinstance(found, dict) else None
+        return found - 1 if isinstance(found, int) and found > 1 else LONGEST
 
     def require_trained(self) -> None:
         """Raises InputError for a bundle of an LLM alone, which knows no motion."""

@@ -9,18 +9,21 @@ The VAE's decoder and the root go on through all of it.
 
 import dataclasses
 import functools
+import json
 import threading
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from llamo_jax.config import LlamoConfig, MotionVAEConfig, SamplingConfig, require
+from llamo_jax.config import Config, LlamoConfig, MotionVAEConfig, SamplingConfig, require
 from llamo_jax.errors import InputError
+from llamo_jax.files import atomic_path, read_arrays
 from llamo_jax.inference import decoding
 from llamo_jax.inference.buckets import round_up
 from llamo_jax.inference.decoding import Decoding
@@ -37,6 +40,7 @@ from llamo_jax.motion.representation import (
     root_after,
 )
 from llamo_jax.prompts import motion_prompt, unconditional_prompt
+from llamo_jax.training.bits import fingerprint
 
 if TYPE_CHECKING:
     from llamo_jax.pretrained import Llamo
@@ -47,11 +51,11 @@ LETTERS = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class Window(Config):
     """How much of a motion its context holds.
 
     Attributes:
-      latents: at most, [BOM] counted: what a row of training holds.
+      latents: at most, [BOM] counted as one: what a row of training holds.
       kept: of them, when the context is read anew because it is full.
       carried: of them, when it is read anew because the prompt is another.
       text: tokens of a prompt, at most.
@@ -65,6 +69,11 @@ class Window:
     def __post_init__(self) -> None:
         found = f"window of {self.latents} latents, {self.kept} kept, {self.carried} carried, {self.text} tokens"
         require(0 < self.kept < self.latents and 0 < self.carried < self.latents and self.text > 0, found)
+
+    @classmethod
+    def of(cls, longest: int) -> Self:
+        """For a model whose longest motion of training had so many latents."""
+        return cls(longest + 1, kept=(longest + 1) // 2, carried=min(cls.carried, (longest + 1) // 2))
 
     @property
     def slots(self) -> int:
@@ -182,6 +191,60 @@ class Streams:
             self._read(session, 0)
             return session
 
+    def load(self, path: str | Path) -> "MotionSession":
+        """A session that `MotionSession.save` wrote, which goes on to the bit.
+
+        Raises:
+          InputError: all places are taken, or it is no session, or one of another model or of other settings.
+        """
+        arrays = read_arrays(path)
+        try:
+            told = json.loads(str(arrays.pop("told")))
+            prompts = [(int(index), str(text)) for index, text in told["prompts"]]
+            session_of = {name: told[name] for name in ("index", "slots", "until_exit", "min_latents")}
+            root, whose = Root(*map(float, told["root"])), told["whose"]
+            key = jax.random.wrap_key_data(jnp.asarray(arrays.pop("key")))
+            latents = arrays.pop("latents")
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{path}: no saved session ({error!r:.80}); expected a file of `MotionSession.save`"
+            ) from None
+        if whose != self._whose():
+            found = ", ".join(name for name, value in self._whose().items() if whose.get(name) != value)
+            raise InputError(f"{path}: a session with another {found}; load it with its own model and settings")
+        with self._lock:
+            session = self.open(
+                prompts[-1][1], until_exit=session_of["until_exit"], min_latents=session_of["min_latents"]
+            )
+            session.key, session.prompts, session._root = key, prompts, root
+            session.index, session.slots = session_of["index"], session_of["slots"]
+            session.latents.extend(latents)
+            try:
+                self._put(session.row, *_from_arrays(self._taken(session.row), arrays))
+            except InputError as error:
+                session.stop()
+                raise InputError(f"{path}: {error}") from None
+        return session
+
+    def _whose(self) -> dict[str, Any]:
+        """What a saved session must share with those that go on with it."""
+        some = {"bom": self._params["motion"]["bom"], "mean": self.model.codec.latents.mean}
+        settings = {"sampling": self.sampling, "window": self.window, "architecture": self._config}
+        return {"weights": fingerprint({name: np.asarray(leaf) for name, leaf in some.items()})} | {
+            name: config.to_json() for name, config in settings.items()
+        }
+
+    def _taken(self, row: int) -> tuple[Decoding, motion_vae.State]:
+        return decoding.take(self._state, row), {name: leaf[row][None] for name, leaf in self._memory.items()}
+
+    def _put(self, row: int, one: Decoding, memory: motion_vae.State | None = None) -> None:
+        if self.capacity == 1:
+            self._state = one
+        else:
+            self._state = decoding.put(self._state or decoding.repeat(one, self.capacity), row, one)
+        if memory is not None:
+            self._memory = _put_memory(self._memory, row, memory)
+
     def tokens(self, text: str) -> list[list[int]]:
         """Token ids of a prompt, for each side of guidance.
 
@@ -214,13 +277,7 @@ class Streams:
         else:
             one = decoding.start(self._params, self._config, prompts, room=room, keys=keys)
             session.slots = 0
-        if self.capacity == 1:
-            self._state = one
-        else:
-            self._state = decoding.put(self._state or self._empty(one), session.row, one)
-
-    def _empty(self, one: Decoding) -> Decoding:
-        return jax.tree.map(jnp.copy, decoding.repeat(one, self.capacity))
+        self._put(session.row, one)
 
     def step(self) -> None:
         """Makes the next four frames of all sessions that have none left and are not at their end."""
@@ -327,6 +384,20 @@ class MotionSession:
             raise InputError("nothing has moved yet; take a chunk of the session first")
         return self._streams.model.caption_latents([np.array(latents)])[0]
 
+    def save(self, path: str | Path) -> None:
+        """Writes all of it to an .npz file, for `Streams.load`. What is made and not taken yet is lost."""
+        streams = self._streams
+        with streams._lock:
+            require(not self.done, "the session has ended; save it while it goes on")
+            told = {
+                "prompts": self.prompts, "index": self.index, "slots": self.slots, "root": self._root,
+                "until_exit": self._until_exit, "min_latents": self._min_latents, "whose": streams._whose(),
+            }  # fmt: skip
+            arrays = _to_arrays(*streams._taken(self.row))
+            latents, key = np.array(self.latents), jax.random.key_data(self.key)
+        with atomic_path(path) as temporary:
+            np.savez(temporary, told=json.dumps(told), latents=latents, key=key, **arrays)
+
     def clip(self, seconds: float) -> MotionClip:
         """The next seconds as a clip; fewer where the motion ends before."""
         chunks = [
@@ -350,3 +421,26 @@ class MotionSession:
         self.latents.append(latent)
         self._root = root_after(features, self._root)
         self.index += 1
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _to_arrays(state: Decoding, memory: motion_vae.State) -> dict[str, np.ndarray]:
+    plain = dataclasses.replace(state, keys=jax.random.key_data(state.keys))
+    return {name: np.asarray(leaf) for name, leaf in _named((plain, memory)).items()}
+
+
+def _from_arrays(
+    like: tuple[Decoding, motion_vae.State], arrays: dict[str, np.ndarray]
+) -> tuple[Decoding, motion_vae.State]:
+    """The inverse of `_to_arrays`; raises InputError where names, shapes or types are not those of `like`."""
+    expected = _to_arrays(*like)
+    for name, leaf in expected.items():
+        found = arrays.get(name)
+        if found is None or found.shape != leaf.shape or found.dtype != leaf.dtype:
+            raise InputError(f"a damaged session: {name} is {'missing' if found is None else found.shape}")
+    structure = jax.tree.structure((dataclasses.replace(like[0], keys=0), like[1]))
+    state, memory = jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in expected])
+    return dataclasses.replace(state, keys=jax.random.wrap_key_data(state.keys)), memory

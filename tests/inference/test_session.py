@@ -1,6 +1,7 @@
 """Sessions: the motion of `generate` as it is made, and on from there."""
 
 import itertools
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -133,3 +134,26 @@ def test_a_session_says_what_it_did(model: Llamo) -> None:
     assert session.caption(0.4) == model.caption_latents([np.array(session.latents)[-3:]])[0]
     with pytest.raises(InputError, match="less than a latent"):
         session.caption(0.01)
+
+
+@pytest.mark.parametrize("capacity", [1, 2])
+def test_a_saved_session_goes_on_to_the_bit(model: Llamo, tmp_path: Path, capacity: int) -> None:
+    session = model.streams(window=SHORT, capacity=capacity).open(TEXT, 4)
+    frames(session, 7)
+    session.prompt("someone runs fast.")
+    frames(session, 2)
+    session.save(tmp_path / "session.npz")
+    other = model.streams(window=SHORT, capacity=capacity).load(tmp_path / "session.npz")
+    assert other.prompts == session.prompts and other.index == 9 and other.text == "someone runs fast."
+    for mine, its in zip(itertools.islice(session, 8), other, strict=False):
+        np.testing.assert_array_equal(mine.features, its.features)
+        assert mine.start == its.start and mine.index == its.index
+    with pytest.raises(InputError, match="another sampling, window"):
+        model.streams(guidance=1.0).load(tmp_path / "session.npz")
+    for name, content in (("a.npz", b"no"), ("b.npz", None)):
+        if content is None:
+            np.savez(tmp_path / name, told="{}")
+        else:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=name):
+            model.streams(window=SHORT).load(tmp_path / name)
