@@ -3,6 +3,7 @@ only."""
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from pathlib import Path
@@ -248,6 +249,10 @@ class SamplingConfig(Config):
     """Steps of the ODE solver a latent."""
     solver: Solver = "euler"
     """A row of `solvers.SOLVERS`."""
+    shift: float = 1.0
+    """Of the solver's steps: uniform at 1, above it finer where there is much noise (`flow.schedule`)."""
+    temperature: float = 1.0
+    """Standard deviation of the noise. Below 1 motions are less lively and closer to one another."""
     exit_threshold: float = 0.5
     """A motion ends at the first slot where the probability that it has ended by then exceeds this. The exit head's p
     is a hazard: the motion has ended by then with 1 - prod (1 - p). Single p stay low where the end is uncertain."""
@@ -261,6 +266,9 @@ class SamplingConfig(Config):
         require(self.solver in SOLVERS, f'solver "{self.solver}" does not exist; expected one of {known}')
         require(self.steps >= 1, f"steps is {self.steps}; expected at least 1")
         require(self.guidance >= 0, f"guidance is {self.guidance}; expected 0 or more")
+        for name in ("shift", "temperature"):
+            value = getattr(self, name)
+            require(0 < value < math.inf, f"{name} is {value}; expected more than 0")
         threshold = self.exit_threshold
         require(0 < threshold < 1, f"exit_threshold is {threshold}; expected between 0 and 1")
         lengths = " or ".join(get_args(Length))

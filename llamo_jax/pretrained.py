@@ -93,6 +93,8 @@ class Llamo:
         guidance: float = SamplingConfig.guidance,
         steps: int = SamplingConfig.steps,
         solver: Solver = SamplingConfig.solver,
+        shift: float = SamplingConfig.shift,
+        temperature: float = SamplingConfig.temperature,
         seconds: float | None = None,
         max_seconds: float = MAX_SECONDS,
         length: Length = SamplingConfig.length,
@@ -107,6 +109,8 @@ class Llamo:
           guidance: classifier-free guidance scale; 1 is off.
           steps: solver steps a latent.
           solver: of the ODE, one of `solvers.SOLVERS`.
+          shift: of its steps: uniform at 1, above it finer where there is much noise.
+          temperature: standard deviation of the noise; below 1 motions are less lively.
           seconds: exact length; None lets the exit head end the motion.
           max_seconds: where to end a motion that the exit head does not.
           length: where the exit head ends a motion: at the median of the lengths that it holds possible, or at one that
@@ -138,7 +142,14 @@ class Llamo:
             prompts,
             unconditional_prompt(self.tokenizer),
             keys,
-            SamplingConfig(guidance=float(guidance), steps=steps, solver=solver, length=length),
+            SamplingConfig(
+                guidance=float(guidance),
+                steps=steps,
+                solver=solver,
+                shift=shift,
+                temperature=temperature,
+                length=length,
+            ),
             max_latents=max_latents,
             until_exit=seconds is None,
         )

@@ -219,7 +219,7 @@ def _parts(model: Llamo, sampling: SamplingConfig, window: Window) -> dict[str, 
         return functools.partial(_wait, function, *arguments)
 
     cache = [*state.cache.k, *state.cache.v]
-    looks = times.shape[0] * times.shape[1]
+    looks = times.times.shape[0] * times.times.shape[1]
     once = ("modulation", "condition", "output_modulation")
     flat = jax.tree_util.tree_leaves_with_path(head)
     hoisted = [leaf for path, leaf in flat if any(getattr(part, "key", "") in once for part in path)]

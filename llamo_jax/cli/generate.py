@@ -33,6 +33,10 @@ class Generate(Reporting):
     """Steps of the ODE solver a latent."""
     solver: Solver = SamplingConfig.solver
     """ODE solver. All but euler look at the velocity more than once a step."""
+    shift: float = SamplingConfig.shift
+    """Steps of the solver are uniform at 1; above it they are finer where there is much noise."""
+    temperature: float = SamplingConfig.temperature
+    """Standard deviation of the noise; below 1 motions are less lively."""
     seconds: float | None = None
     """Exact length; without it the model ends the motion."""
     max_seconds: float = MAX_SECONDS
@@ -53,6 +57,8 @@ class Generate(Reporting):
             guidance=self.guidance,
             steps=self.steps,
             solver=self.solver,
+            shift=self.shift,
+            temperature=self.temperature,
             seconds=self.seconds,
             max_seconds=self.max_seconds,
             length=self.length,

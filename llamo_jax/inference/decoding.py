@@ -208,7 +208,7 @@ def _of_sample(state: Decoding, change: Callable[..., Array], *others: Decoding)
 
 def schedule(params: dict, sampling: SamplingConfig) -> flow.Schedule:
     """What `draw` needs to know of the sampling, and is the same for every latent."""
-    return flow.schedule(params["flow_head"], solver=sampling.solver, steps=sampling.steps)
+    return flow.schedule(params["flow_head"], solver=sampling.solver, steps=sampling.steps, shift=sampling.shift)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "sampling"), donate_argnames="state")
@@ -246,7 +246,7 @@ def draw(
     latent = flow.sample(
         params["flow_head"],
         h,
-        noise_of(config, state.keys, state.index) if noise is None else noise,
+        sampling.temperature * (noise_of(config, state.keys, state.index) if noise is None else noise),
         times,
         solver=sampling.solver,
         guidance=sampling.guidance,

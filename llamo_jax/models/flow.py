@@ -7,6 +7,7 @@ in every step.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,16 +70,30 @@ def velocity(params: dict, x_t: Float[Array, "... Z"], modulation: Modulations) 
     return linear(params["output"], layer_norm(x) * (1 + scale) + shift)
 
 
-Schedule = Float[Array, "steps stages W"]
-"""The embedded times at which a solver looks at the velocity."""
+class Schedule(NamedTuple):
+    """The steps of a solver, the same for every latent."""
+
+    times: Float[Array, "steps stages W"]
+    """Embedded: where each stage looks at the velocity."""
+    sizes: Float[Array, " steps"]
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "steps"))
-def schedule(params: dict, *, solver: Solver, steps: int) -> Schedule:
-    """Uniform steps from t = 0 (noise) to t = 1 (data): the same for every latent."""
-    nodes = np.array(SOLVERS[solver].nodes, np.float32)
-    times = np.arange(steps, dtype=np.float32)[:, None] / steps + nodes / steps
-    return embed_time(params, jnp.asarray(times))
+@functools.partial(jax.jit, static_argnames=("solver", "steps", "shift"))
+def schedule(params: dict, *, solver: Solver, steps: int, shift: float = 1.0) -> Schedule:
+    """Steps from t = 0 (noise) to t = 1 (data).
+
+    Args:
+      params: the tree that `FlowHead` declares.
+      solver: a row of `solvers.SOLVERS`.
+      steps: how many.
+      shift: s of the times (Esser et al., 2024): a share of noise n = 1 - t becomes s n / (1 + (s - 1) n). Steps are
+        uniform at 1, and above it finer where there is much noise.
+    """
+    noise = 1 - np.arange(steps + 1) / steps
+    edges = 1 - shift * noise / (1 + (shift - 1) * noise)
+    sizes = np.diff(edges)
+    times = edges[:-1, None] + sizes[:, None] * np.array(SOLVERS[solver].nodes)
+    return Schedule(embed_time(params, jnp.asarray(times, jnp.float32)), jnp.asarray(sizes, jnp.float32))
 
 
 def sample(
@@ -101,26 +116,26 @@ def sample(
       guidance: w in v = v_without + w (v_with - v_without), where G = 2.
     """
     _, stages, weights = SOLVERS[solver]
-    dt = 1.0 / len(times)
     # [steps, stages, G, B, M] each: every modulation of the whole integration, outside of the loop.
-    all_modulations = modulations(params, condition, times[:, :, None, None])
+    all_modulations = modulations(params, condition, times.times[:, :, None, None])
 
     def guided(x: Array, modulation: Modulations) -> Array:
         with_text, *without = velocity(params, x[None], modulation)
         return without[0] + guidance * (with_text - without[0]) if without else with_text
 
-    def ahead(x: Array, weights: tuple[float, ...], velocities: list[Array]) -> Array:
+    def ahead(x: Array, dt: Array, weights: tuple[float, ...], velocities: list[Array]) -> Array:
         weighted = [weight * v for weight, v in zip(weights, velocities, strict=True) if weight]
         return x + dt * sum(weighted) if weighted else x
 
-    def step(x: Array, modulation: Modulations) -> tuple[Array, None]:
+    def step(x: Array, of_step: tuple[Array, Modulations]) -> tuple[Array, None]:
+        dt, modulation = of_step
         velocities: list[Array] = []
         for number, before in enumerate(stages):
             look = tuple(part[number] for part in modulation)
-            velocities.append(guided(ahead(x, before, velocities), look))
-        return ahead(x, weights, velocities), None
+            velocities.append(guided(ahead(x, dt, before, velocities), look))
+        return ahead(x, dt, weights, velocities), None
 
-    return jax.lax.scan(step, noise, all_modulations)[0]
+    return jax.lax.scan(step, noise, (times.sizes, all_modulations))[0]
 
 
 def _sinusoids(t: Float[Array, "..."], width: int) -> Float[Array, "... W"]:

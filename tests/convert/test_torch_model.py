@@ -231,16 +231,17 @@ def test_the_tables_of_solvers_are_the_same():
         assert tuple(modeling_llamo.SOLVERS[name]) == tuple(tableau), name
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(("guidance", "others"), [(1.0, {}), (2.0, {}), (2.0, {"shift": 2.5, "temperature": 0.8})])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_generated_latents(port, contents, params, solver, guidance):
+def test_generated_latents(port, contents, params, solver, guidance, others):
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
     prompts = [[1, 5, 9, 30], [1, 7]]
-    sampling = SamplingConfig(guidance=guidance, steps=4, solver=solver)
+    sampling = SamplingConfig(guidance=guidance, steps=4, solver=solver, **others)
     expected = jax_generate.generate_latents(
         params, contents.config, prompts, [1], keys, sampling, max_latents=60, until_exit=False
     )
-    actual = port.generate_latents(prompts, 60, Sampling(guidance, 4, solver, None), noise=as_torch(_noise(keys, 60)))
+    sampling = Sampling(guidance, 4, solver, None, **others)
+    actual = port.generate_latents(prompts, 60, sampling, noise=as_torch(_noise(keys, 60)))
     for a, e in zip(actual, expected, strict=True):
         assert a.shape == (60, 4)
         close(a, e, 1e-4)

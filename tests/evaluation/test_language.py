@@ -51,9 +51,7 @@ def test_a_changed_llm_is_found(chatty: Llamo, llm_folder: Path, monkeypatch: py
     assert figures["Chat replies changed"].value > 0 and figures["Chat replies changed"].unit == "of 3"
 
 
-def test_a_damaged_template_costs_one_figure(
-    chatty: Llamo, llm_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_template_costs_one_figure(chatty: Llamo, llm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chatty.tokenizer._tokenizer, "chat_template", "{{ raise_exception('no') }}")
     monkeypatch.setattr(language.importlib.util, "find_spec", lambda name: None)  # not the matter here
     first, second = Language(llm_folder).run(chatty, None)

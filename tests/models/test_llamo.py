@@ -1,6 +1,8 @@
 """Equalities of the model: packed = unpacked, cached = whole, text-only = the plain LLM, gradients only where something
 trains."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -221,8 +223,9 @@ def test_a_tableau_is_consistent_and_explicit(solver: str) -> None:
     assert [sum(before) for before in stages] == pytest.approx(list(nodes))
 
 
+@pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_hoisted_sampling_is_the_plain_loop(config: LlamoConfig, params: dict, solver: str) -> None:
+def test_hoisted_sampling_is_the_plain_loop(config: LlamoConfig, params: dict, solver: str, shift: float) -> None:
     """The sampler against the definition of the method, one evaluation of the velocity after the other."""
     head = params["flow_head"]
     condition, unconditional = jax.random.normal(jax.random.key(0), (2, 3, config.motion.width))
@@ -233,14 +236,16 @@ def test_hoisted_sampling_is_the_plain_loop(config: LlamoConfig, params: dict, s
         return without + 1.7 * (with_text - without)
 
     nodes, stages, weights = SOLVERS[solver]
-    x, dt = noise, 1 / 6
-    for i in range(6):
+    shares = {1.0: (6, 5, 4, 3, 2, 1, 0), 3.0: (6, 90 / 16, 36 / 7, 4.5, 3.6, 2.25, 0)}[shift]  # of noise, in sixths
+    x = noise
+    for share, after in itertools.pairwise(shares):
+        t, dt = 1 - share / 6, (share - after) / 6
         ks: list[jnp.ndarray] = []
         for node, before in zip(nodes, stages, strict=True):
-            ks.append(v(x + dt * sum((a * k for a, k in zip(before, ks, strict=True)), 0.0), (i + node) * dt))
+            ks.append(v(x + dt * sum((a * k for a, k in zip(before, ks, strict=True)), 0.0), t + node * dt))
         x = x + dt * sum(b * k for b, k in zip(weights, ks, strict=True))
     conditions = jnp.stack([condition, unconditional])
-    times = flow.schedule(head, solver=solver, steps=6)
+    times = flow.schedule(head, solver=solver, steps=6, shift=shift)
     sampled = sample_flow(head, conditions, noise, times, solver=solver, guidance=1.7)
     np.testing.assert_allclose(sampled, x, atol=1e-5)
 

@@ -190,7 +190,8 @@ class Sampling:
     A motion ends at the first slot where the probability that it has ended by then exceeds `exit_threshold`; None:
     nowhere. The exit head is read as a hazard, 1 - prod (1 - p): single probabilities stay low where the end is
     uncertain. With the `length` "drawn" the threshold is uniform in (0, 1), one for each motion, which draws its length
-    from those that the exit head holds possible. A guidance of 1 is off.
+    from those that the exit head holds possible. A guidance of 1 is off. Steps are uniform at a `shift` of 1, and above
+    it finer where there is much noise; `temperature` is the noise's standard deviation.
     """
 
     guidance: float = 2.0
@@ -198,6 +199,8 @@ class Sampling:
     solver: str = "euler"
     exit_threshold: float | None = 0.5
     length: str = "median"
+    shift: float = 1.0
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
@@ -206,6 +209,9 @@ class Sampling:
             raise ValueError(f"steps is {self.steps}; expected at least 1")
         if not self.guidance >= 0:
             raise ValueError(f"guidance is {self.guidance}; expected 0 or more")
+        for name in ("shift", "temperature"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
         if self.exit_threshold is not None and not 0 < self.exit_threshold < 1:
             raise ValueError(f"exit_threshold is {self.exit_threshold}; expected between 0 and 1")
         if self.length not in ("median", "drawn"):

@@ -49,8 +49,11 @@ class FlowHead(nn.Module):
         without, no guidance.
         """
         (nodes, stages, weights), steps = SOLVERS[sampling.solver], sampling.steps
-        starts = torch.arange(steps, dtype=torch.float32, device=noise.device)[:, None]
-        times = starts / steps + torch.tensor(nodes, dtype=torch.float32, device=noise.device) / steps
+        share = 1 - torch.arange(steps + 1, dtype=torch.float64) / steps  # of noise
+        edges = 1 - sampling.shift * share / (1 + (sampling.shift - 1) * share)
+        sizes = edges.diff()
+        times = edges[:-1, None] + sizes[:, None] * torch.tensor(nodes, dtype=torch.float64)
+        times, sizes = (each.to(noise.device, torch.float32) for each in (times, sizes))
         conditions = hidden[None] if unconditional is None else torch.stack([hidden, unconditional])
         # [steps, stages, 1 or 2, B, M] each: modulations do not depend on x, so that one product a block outside of the
         # loop serves the whole integration.
@@ -60,16 +63,16 @@ class FlowHead(nn.Module):
             v = self._velocity(x[None], [part[step, stage] for part in modulations])
             return v[0] if unconditional is None else v[1] + sampling.guidance * (v[0] - v[1])
 
-        def ahead(x: Tensor, weights: tuple[float, ...], velocities: list[Tensor]) -> Tensor:
+        def ahead(x: Tensor, size: Tensor, weights: tuple[float, ...], velocities: list[Tensor]) -> Tensor:
             weighted = [weight * v for weight, v in zip(weights, velocities, strict=True) if weight]
-            return x + sum(weighted) / steps if weighted else x
+            return x + size * sum(weighted) if weighted else x
 
-        x = noise.float()
-        for step in range(steps):
+        x = sampling.temperature * noise.float()
+        for step, size in enumerate(sizes):
             velocities: list[Tensor] = []
             for stage, before in enumerate(stages):
-                velocities.append(guided(ahead(x, before, velocities), step, stage))
-            x = ahead(x, weights, velocities)
+                velocities.append(guided(ahead(x, size, before, velocities), step, stage))
+            x = ahead(x, size, weights, velocities)
         return x
 
     def _modulations(self, condition: Tensor, t: Tensor) -> list[Tensor]:
