@@ -69,6 +69,10 @@ class LanguageWorth(Reporting):
 
     def run(self) -> None:
         named = dict(_named(each) for each in self.llms)
+        sources = {name: self._resolved(name, llm) for name, llm in named.items()}
+        for source in sources.values():  # said before the work, not after half of it
+            read_config(source.folder)
+            load_tokenizer(source.folder)
         recipe = _by_steps(recipe_named(self.recipe), self.steps)
         folder, codec, latents = MotionFolder(self.data), read_codec(self.vae), LatentFolder(self.latents)
         kind, train = dataset_of(folder), folder.split("train")
@@ -80,8 +84,7 @@ class LanguageWorth(Reporting):
         recogniser = Recogniser.train(train, kind.labels, seed=self.seed, seconds=self.recogniser_seconds)
         captions = [text for record in train for text in record.captions]
         figures: dict[str, dict[str, Any]] = {}
-        for name, llm in named.items():
-            source = self._resolved(name, llm)
+        for name, source in sources.items():
             bundle = pretrain(source, codec, latents, Traces(self.out / name), recipe, seed=self.seed)
             model = llamo_jax.load(bundle)
             generation = Generation(recogniser, seed=self.seed, long_count=1)
