@@ -217,8 +217,8 @@ DEMO = Recipe(
     ),
     loader=LoaderConfig(text_len=48, motion_len=48),
     **_three_stages(
-        t2m_rows=7,
-        m2t_rows=4,
+        t2m_rows=8,
+        m2t_rows=3,
         optim=OptimConfig(learning_rate=3e-3),
         steps=(60, 2600, 80),
         seconds=(10.0, 225.0, 12.0),
