@@ -49,7 +49,7 @@ def test_the_main_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert measured <= set(values["figures"])
     assert set(values["seconds"]) >= {"data", "LLM", "three stages", "report"}
     stages = [json.loads(line)["stage"] for line in (tmp_path / "demo" / "metrics.jsonl").read_text().splitlines()]
-    assert list(dict.fromkeys(stages)) == ["vae", "stage0", "stage1", "stage2", "stage3"]
+    assert list(dict.fromkeys(stages)) == ["vae", "decoder", "stage0", "stage1", "stage2", "stage3"]
     model = llamo_jax.load(tmp_path / "demo" / "bundle")
     assert len(model.generate("a person jumps.", seconds=0.5)) == 15
     # A run that is there is continued: nothing is trained again.
