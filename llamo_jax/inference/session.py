@@ -13,9 +13,9 @@ import json
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from llamo_jax.errors import InputError
 from llamo_jax.files import atomic_path, read_arrays
 from llamo_jax.inference import decoding
 from llamo_jax.inference.buckets import round_up
+from llamo_jax.inference.codec import MotionCodec
 from llamo_jax.inference.decoding import Decoding
 from llamo_jax.models import flow, motion_vae
 from llamo_jax.motion import MotionClip
@@ -41,9 +42,19 @@ from llamo_jax.motion.representation import (
     root_after,
 )
 from llamo_jax.prompts import motion_prompt, unconditional_prompt
+from llamo_jax.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from llamo_jax.pretrained import Llamo
+
+class Loaded(Protocol):
+    """What sessions need of a loaded model (`pretrained.Llamo`)."""
+
+    bundle: Any
+    config: LlamoConfig
+    codec: MotionCodec
+    tokenizer: Tokenizer
+
+    def caption_latents(self, motions: Sequence[Float[np.ndarray, "n Z"]]) -> list[str]:
+        """Captions of motions that are latents."""
 
 
 LETTERS = 16
@@ -146,7 +157,7 @@ class Streams:
     Sessions may be used from several threads. Whoever needs frames makes the step, for all that have none left.
     """
 
-    def __init__(self, model: "Llamo", sampling: SamplingConfig, *, capacity: int = 1, window: Window = Window()):
+    def __init__(self, model: Loaded, sampling: SamplingConfig, *, capacity: int = 1, window: Window = Window()):
         """Sessions of a model.
 
         Args:
