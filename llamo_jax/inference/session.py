@@ -9,7 +9,9 @@ The VAE's decoder and the root go on through all of it.
 
 import dataclasses
 import functools
+import itertools
 import json
+import math
 import threading
 import zlib
 from collections import deque
@@ -410,12 +412,8 @@ class MotionSession:
 
     def clip(self, seconds: float) -> MotionClip:
         """The next seconds as a clip; fewer where the motion ends before."""
-        chunks = [
-            chunk
-            for _, chunk in zip(
-                range(round_up(round(seconds * FPS), FRAMES_PER_LATENT) // FRAMES_PER_LATENT), self, strict=False
-            )
-        ]
+        require(0 < seconds < math.inf, f"duration is {seconds} s; expected more than 0")
+        chunks = list(itertools.islice(self, math.ceil(round(seconds * LATENTS_PER_SECOND, 6))))
         if not chunks:
             raise InputError("the session has ended")
         joints, rotations = (

@@ -120,6 +120,9 @@ def test_what_cannot_be_asked(model: Llamo) -> None:
 def test_a_clip_of_the_next_seconds(model: Llamo) -> None:
     with model.stream(TEXT) as session:
         clip = session.clip(1.0)
+        for seconds in (0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(InputError, match="duration"):
+                session.clip(seconds)
         assert isinstance(clip, MotionClip) and len(clip.joints) == 32 and clip.captions == (TEXT,)
     assert jax.tree.leaves(session._streams._rows) == []
 
